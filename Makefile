@@ -1,0 +1,44 @@
+# Two commands do all the set-up on a machine with Python >= 3.11 and make: `make train`, `make test`.
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(if $(shell $(python) -c 'import sys; print(1 if sys.version_info >= (3, 11) else "")' 2>/dev/null),$(python))))
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: train test test-long test-parity lint clean
+
+train: .venv/installed
+	$(BIN)/python -m resflax.train
+
+test: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 -m "not long and not parity" $(PYTEST_ARGS)
+
+test-long: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 -m long $(PYTEST_ARGS)
+
+# PyTorch is pinned to a version that has a small CPU build for this purpose.
+test-parity: .venv/installed-parity
+	$(BIN)/python -m pytest -m parity $(PYTEST_ARGS)
+
+lint: .venv/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/python:
+	@test -n "$(PYTHON)" || { echo "resflax needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/python pyproject.toml
+	$(PIP) install --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(PIP) install --editable '.[test]'
+	@touch $@
+
+.venv/installed-parity: .venv/installed-test
+	$(PIP) install keras torch==2.13.0
+	@touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,71 @@
+"""What the commands share: arguments, exit codes, and the settings of JAX that belong to a process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from resflax.errors import ConfigError, ResflaxError
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a usage error as one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `ConfigError`."""
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates `--config.a.b=value` (or `--config.a.b value`) from the other arguments; returns (others, overrides)."""
+    others, overrides = [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        if not argument.startswith("--config."):
+            others.append(argument)
+        elif "=" in argument:
+            overrides.append(argument.removeprefix("--config."))
+        else:
+            value = next(arguments, None)
+            if value is None:
+                raise ConfigError(f"{argument} must be followed by a value; write {argument}=VALUE")
+            overrides.append(f"{argument.removeprefix('--config.')}={value}")
+    return others, overrides
+
+
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs a command; an error that a user can cause becomes one sentence on stderr and its exit code."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except ResflaxError as error:
+        print(f"resflax: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("resflax: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:  # the reader of our output went away; nobody is left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def prepare_jax(float64: bool = False) -> Any:
+    """Imports JAX for a command: compiled programs are kept on disk, notes of the libraries stay quiet."""
+    import jax
+
+    from resflax.training.logs import quiet
+
+    quiet()
+    if float64:
+        jax.config.update("jax_enable_x64", True)
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resflax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return jax

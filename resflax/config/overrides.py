@@ -1,0 +1,54 @@
+"""Applies `--config.a.b=value` to a frozen configuration, typed by the field it names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from resflax.config.fields import all_keys, parse, unknown_key
+from resflax.config.schema import Config
+from resflax.errors import ConfigError
+from resflax.models.zoo import model_options
+
+_KWARGS = "model.kwargs."
+
+
+def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
+    """`config` with each `"optim.learning_rate=0.2"` applied in turn.
+
+    Overriding one of `total_steps` and `total_epochs` clears the other. Arguments of the model's builder are
+    `model.kwargs.NAME=VALUE`, typed by the builder's signature. Raises `ConfigError` for an unknown key, or a value
+    that is not of the key's type or outside its range.
+    """
+    # The model's name decides which builder arguments exist, so it goes first wherever it stands.
+    ordered = sorted(overrides, key=lambda text: not text.startswith("model.name="))
+    for text in ordered:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"an override must read --config.KEY=VALUE, got --config.{text}")
+        if key.startswith(_KWARGS):
+            config = _replace_kwarg(config, key.removeprefix(_KWARGS), value)
+        elif key in all_keys() and key != "model.kwargs":
+            config = _replace(config, key.split("."), parse(key, all_keys()[key], value))
+        else:
+            raise unknown_key(key, tuple(_KWARGS + name for name in model_options(config.model.name)))
+        for one, other in (("total_steps", "total_epochs"), ("total_epochs", "total_steps")):
+            if key == one and getattr(config, one) is not None:
+                config = _replace(config, [other], None)
+    return config
+
+
+def _replace(section: Any, path: list[str], value: Any) -> Any:
+    name, *rest = path
+    if rest:
+        value = _replace(getattr(section, name), rest, value)
+    return dataclasses.replace(section, **{name: value})
+
+
+def _replace_kwarg(config: Config, name: str, text: str) -> Config:
+    options = model_options(config.model.name)
+    if name not in options:
+        raise unknown_key(_KWARGS + name, tuple(_KWARGS + option for option in options))
+    value = parse(_KWARGS + name, options[name], text)
+    return _replace(config, ["model", "kwargs"], {**config.model.kwargs, name: value})

@@ -1,0 +1,152 @@
+"""The fields of a run, with their types, ranges and defaults.
+
+Durations carry their unit in the name. Nothing here is derived: the scaled learning rate, the number of steps, the
+schedule's milestones are computed from the final values, after the overrides (`resflax.build`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take; `open_low` and `open_high` exclude the ends."""
+
+    low: float
+    high: float = float("inf")
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` lies inside."""
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        if self.high == float("inf"):
+            return low
+        return f"{low} and {'less than' if self.open_high else 'at most'} {self.high:g}"
+
+
+Count = Annotated[int, Range(1)]
+CountOrZero = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, open_low=True)]
+NonNegative = Annotated[float, Range(0)]
+UnitInterval = Annotated[float, Range(0, 1, open_high=True)]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on, and how an image becomes a tensor."""
+
+    name: str = "digits"  # `digits`, a prepared tfds data set, or the path of an .npz
+    data_dir: str | None = None  # where tfds data sets lie; None: TFDS_DATA_DIR, else ~/tensorflow_datasets
+    train_split: str = "train"
+    eval_split: str = "test"
+    batch_size: Count = 128  # global: over all devices and hosts
+    eval_batch_size: Count = 256
+    input: Literal["auto", "resident"] = "auto"  # resident: the uint8 data set lives in accelerator memory
+    image_size: Count | None = None  # None: as the data set has it
+    normalize: Literal["per_channel", "per_pixel_mean", "unit"] = "per_channel"
+    augment: tuple[str, ...] = ()  # applied in order: `pad_crop:4`, `flip`
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A name of `resflax.models.zoo` and the arguments of its builder; the number of classes comes from the data."""
+
+    name: str = "cifar_resnet20"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BatchNormConfig:
+    """The statistics of batch normalisation, part of the experiment and not of the hardware."""
+
+    group_size: Count | None = None  # images a statistics group; None: the global batch
+    momentum: UnitInterval = 0.9  # running = momentum * running + (1 - momentum) * batch
+    epsilon: Positive = 1e-5
+    running_variance: Literal["biased", "unbiased"] = "biased"
+    reestimate: bool = False  # the final evaluation uses statistics averaged over the training set
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer, its decay and its schedule."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: Positive = 0.1
+    base_batch_size: Count | None = None  # given: the rate is learning_rate * batch_size / base_batch_size
+    momentum: UnitInterval = 0.9
+    nesterov: bool = False
+    dampening: Annotated[float, Range(0, 1)] = 0.0  # velocity = momentum * velocity + (1 - dampening) * gradient
+    beta1: UnitInterval = 0.9
+    beta2: UnitInterval = 0.999
+    epsilon: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    decay: Literal["coupled", "decoupled"] = "coupled"  # coupled: added to the gradient, as an L2 penalty would
+    decay_mask: Literal["all", "kernels"] = "all"
+    schedule: Literal["constant", "step", "cosine", "linear"] = "constant"
+    milestones: tuple[NonNegative, ...] = (0.5, 0.75)  # of `step`
+    milestone_unit: Literal["fraction", "steps", "epochs"] = "fraction"
+    step_factor: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.1  # rate multiplier at a milestone
+    final_factor: Annotated[float, Range(0, 1)] = 0.0  # of `cosine` and `linear`: last rate / peak rate
+    warmup_steps: CountOrZero = 0
+    warmup_epochs: NonNegative = 0.0
+    warmup: Literal["linear", "constant"] = "linear"
+    warmup_factor: Annotated[float, Range(0, 1)] = 0.0  # rate at the first step / peak rate
+    clip_norm: Positive | None = None  # global norm of the gradient
+    accumulate: Count = 1  # the batch is taken in this many equal parts, one after another
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Softmax cross-entropy."""
+
+    label_smoothing: UnitInterval = 0.0
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """An exponential moving average of parameters and batch statistics; when it is on, it is what is evaluated."""
+
+    decay: UnitInterval | None = None
+
+
+@dataclass(frozen=True)
+class PrecisionConfig:
+    """The dtype of activations; parameters, statistics and logits stay float32 (float64 with `float64`)."""
+
+    compute: Literal["float32", "bfloat16", "float64"] = "float32"
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are taken and which are kept; the last step is always saved."""
+
+    every_steps: CountOrZero = 0  # 0: only at the end
+    keep_last: Count = 2
+    keep_best: CountOrZero = 0  # by accuracy on the evaluation split
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run. `seed` is its only source of randomness."""
+
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    total_steps: Count | None = None  # exactly one of total_steps and total_epochs is set
+    total_epochs: Positive | None = None
+    eval_every_steps: CountOrZero = 0  # 0: only at the end
+    log_every_steps: CountOrZero = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -1,0 +1,53 @@
+"""The configuration as JSON, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from resflax.config.fields import field_types, unknown_key
+from resflax.config.schema import Config
+from resflax.errors import ConfigError
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested dictionaries of JSON values; tuples become lists."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`; keys that this version does not know are a `ConfigError`."""
+    return _section(Config, values, "")
+
+
+def _section(section: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"config.{prefix.rstrip('.')} must be a section of keys, got {values!r}")
+    hints = field_types(section)
+    fields = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise unknown_key(prefix + name)
+        if dataclasses.is_dataclass(hints[name]):
+            value = _section(hints[name], value, f"{prefix}{name}.")
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return section(**fields)
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hexadecimal digits that two runs share if and only if their configurations are equal."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def changed_keys(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
+    """`["config.optim.learning_rate: 0.1 -> 0.2", ...]` between two `to_dict` results."""
+    changes = []
+    for name in sorted(one.keys() | other.keys()):
+        before, after = one.get(name), other.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += changed_keys(before, after, f"{prefix}{name}.")
+        elif before != after:
+            changes.append(f"config.{prefix}{name}: {before} -> {after}")
+    return changes

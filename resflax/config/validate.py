@@ -1,0 +1,165 @@
+"""Refuses a configuration that cannot be run: one rule a function, one sentence an error."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from resflax.config.fields import check, field_types, unknown_key
+from resflax.config.schema import Config
+from resflax.errors import ConfigError, nearest
+from resflax.models.zoo import check_model, model_options
+
+AUGMENTATIONS = {"pad_crop": "pad_crop:PIXELS", "flip": "flip"}
+
+
+def validate(config: Config) -> Config:
+    """Returns `config`, or raises `ConfigError` naming the key, what must hold, and the remedy.
+
+    Needs no device: what depends on the device count is checked when the mesh is made (`resflax.training.sharding`).
+    """
+    _check_fields(config, "")
+    for rule in _RULES:
+        rule(config)
+    return config
+
+
+def _check_fields(section: Any, prefix: str) -> None:
+    for name, hint in field_types(section.__class__).items():
+        value = getattr(section, name)
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            if not isinstance(value, hint):
+                raise ConfigError(f"config.{prefix}{name} must be a {hint.__name__}, got {value!r}")
+            _check_fields(value, f"{prefix}{name}.")
+        else:
+            check(prefix + name, hint, value)
+
+
+def _one_duration(config: Config) -> None:
+    if (config.total_steps is None) == (config.total_epochs is None):
+        raise ConfigError(
+            "exactly one of config.total_steps and config.total_epochs must be set, got "
+            f"{config.total_steps} and {config.total_epochs}; set one with --config.total_steps=N"
+        )
+
+
+def _model(config: Config) -> None:
+    check_model(config.model.name)
+    options = model_options(config.model.name)
+    for name, value in config.model.kwargs.items():
+        if name not in options:
+            raise unknown_key(f"model.kwargs.{name}", tuple(f"model.kwargs.{option}" for option in options))
+        check(f"model.kwargs.{name}", options[name], value)
+
+
+def _microbatches(config: Config) -> None:
+    if config.data.batch_size % config.optim.accumulate:
+        raise ConfigError(
+            f"config.data.batch_size must be a multiple of config.optim.accumulate, got {config.data.batch_size} and "
+            f"{config.optim.accumulate}; change one of them"
+        )
+
+
+def _group(config: Config) -> None:
+    group, part = config.batch_norm.group_size, config.data.batch_size // config.optim.accumulate
+    if group is not None and part % group:
+        raise ConfigError(
+            f"the images normalised at once (config.data.batch_size / config.optim.accumulate = {part}) must be a "
+            f"multiple of config.batch_norm.group_size, got {group}; use a divisor of {part}"
+        )
+
+
+def _warmup(config: Config) -> None:
+    optim = config.optim
+    if optim.warmup_steps and optim.warmup_epochs:
+        raise ConfigError(
+            "only one of config.optim.warmup_steps and config.optim.warmup_epochs may be set, got "
+            f"{optim.warmup_steps} and {optim.warmup_epochs}; set the other to 0"
+        )
+    for unit in ("steps", "epochs"):
+        warmup, total = getattr(optim, f"warmup_{unit}"), getattr(config, f"total_{unit}")
+        if total is not None and warmup >= total:
+            raise ConfigError(
+                f"config.optim.warmup_{unit} must be less than config.total_{unit}, got {warmup} and {total}; "
+                "shorten the warm-up"
+            )
+
+
+def _milestones(config: Config) -> None:
+    optim = config.optim
+    if optim.schedule != "step":
+        return
+    if not optim.milestones or list(optim.milestones) != sorted(set(optim.milestones)):
+        raise ConfigError(
+            f"config.optim.milestones must be increasing and not empty, got {optim.milestones}; for example 0.5,0.75"
+        )
+    end = {"fraction": 1.0, "steps": config.total_steps, "epochs": config.total_epochs}[optim.milestone_unit]
+    if end is not None and optim.milestones[-1] >= end:
+        raise ConfigError(
+            f"config.optim.milestones must lie before the end of the run ({end:g} {optim.milestone_unit}), got "
+            f"{optim.milestones}; check config.optim.milestone_unit"
+        )
+    if optim.milestone_unit == "steps" and any(value != int(value) for value in optim.milestones):
+        raise ConfigError(f"config.optim.milestones in steps must be whole numbers, got {optim.milestones}")
+
+
+def _optimizer(config: Config) -> None:
+    optim = config.optim
+    if optim.nesterov and (optim.name != "sgd" or not optim.momentum or optim.dampening):
+        raise ConfigError(
+            "config.optim.nesterov needs config.optim.name=sgd, a momentum above 0 and dampening 0, got "
+            f"{optim.name}, {optim.momentum} and {optim.dampening}; set config.optim.nesterov=false"
+        )
+    if optim.dampening and optim.name != "sgd":
+        raise ConfigError(f"config.optim.dampening belongs to sgd, got config.optim.name={optim.name}; set it to 0")
+    if optim.name == "adamw" and optim.weight_decay and optim.decay != "decoupled":
+        raise ConfigError(
+            "config.optim.name=adamw means decoupled decay, got config.optim.decay=coupled; set "
+            "config.optim.decay=decoupled, or use adam"
+        )
+
+
+def _best(config: Config) -> None:
+    if config.checkpoint.keep_best and not (config.eval_every_steps and config.checkpoint.every_steps):
+        raise ConfigError(
+            "config.checkpoint.keep_best needs config.eval_every_steps and config.checkpoint.every_steps above 0, got "
+            f"{config.eval_every_steps} and {config.checkpoint.every_steps}; set both, or keep_best to 0"
+        )
+    if config.checkpoint.keep_best and config.checkpoint.every_steps % config.eval_every_steps:
+        raise ConfigError(
+            "with config.checkpoint.keep_best, config.checkpoint.every_steps must be a multiple of "
+            f"config.eval_every_steps, got {config.checkpoint.every_steps} and {config.eval_every_steps}; else a saved "
+            "step has no accuracy to be compared by"
+        )
+
+
+def _augmentations(config: Config) -> None:
+    for text in config.data.augment:
+        name, _, argument = text.partition(":")
+        if name not in AUGMENTATIONS:
+            near = AUGMENTATIONS[nearest(name, AUGMENTATIONS)[0]]
+            raise ConfigError(f"config.data.augment has no {text!r}; did you mean {near}?")
+        if name == "flip" and argument:
+            raise ConfigError(f"config.data.augment: flip takes no argument, got {text!r}; write flip")
+        if name == "pad_crop" and not (argument.isdecimal() and int(argument) > 0):
+            raise ConfigError(f"config.data.augment: pad_crop needs a number of pixels, got {text!r}; write pad_crop:4")
+        size = config.data.image_size
+        if name == "pad_crop" and size is not None and int(argument) >= size:
+            raise ConfigError(f"config.data.augment: {text} must pad by less than config.data.image_size, got {size}; pad less")
+    names = [text.partition(":")[0] for text in config.data.augment]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"config.data.augment must name each augmentation once, got {','.join(config.data.augment)}")
+
+
+_RULES: tuple[Callable[[Config], None], ...] = (
+    _one_duration,
+    _model,
+    _microbatches,
+    _group,
+    _warmup,
+    _milestones,
+    _optimizer,
+    _best,
+    _augmentations,
+)

@@ -1,0 +1,80 @@
+"""From decoded pixels to the tensor a network sees: the one definition that training, evaluation and predict share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resflax.data.arrays import ImageArrays
+from resflax.types import Array, DType
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """`y = (resize(x / 255) - mean) / std`.
+
+    `mean` is per channel, [C], or per pixel, [H, W, C]; `std` is [C]. Both in units of the pixel range. The resize is
+    bilinear, antialiased where it shrinks, and left out where the size fits.
+    """
+
+    image_size: tuple[int, int]  # height, width
+    mean: np.ndarray
+    std: np.ndarray
+
+    def __call__(self, images: Array, dtype: DType = jnp.float32) -> Array:
+        """uint8[B, H, W, C] -> dtype[B, *image_size, C]."""
+        return (self.scale(images, dtype) - jnp.asarray(self.mean, dtype)) / jnp.asarray(self.std, dtype)
+
+    def scale(self, images: Array, dtype: DType = jnp.float32) -> Array:
+        """The part before the mean: uint8[B, H, W, C] -> dtype[B, *image_size, C] in 0..1."""
+        x = images.astype(dtype) / 255
+        if x.shape[1:3] == self.image_size:
+            return x
+        return jax.image.resize(x, (x.shape[0], *self.image_size, x.shape[3]), "bilinear")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values; floats keep every bit."""
+        return {"image_size": list(self.image_size), "mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`."""
+        height, width = values["image_size"]
+        return cls((height, width), np.asarray(values["mean"]), np.asarray(values["std"]))
+
+
+def fit_preprocessing(
+    normalize: str, train: ImageArrays, image_size: int | None, known: tuple[Any, Any] | None = None
+) -> Preprocessing:
+    """The preprocessing that belongs to a training split.
+
+    Args:
+      normalize: `unit`: nothing beyond division by 255. `per_channel`: mean and standard deviation of each channel.
+        `per_pixel_mean`: the mean image is subtracted and nothing divided (He et al. 2015, Sec. 4.2).
+      train: the split whose statistics are taken, at the size the network sees.
+      image_size: height and width; None: as they are.
+      known: published (mean, std) per channel, used by `per_channel` instead of the split's own.
+    """
+    height, width, channels = train.images.shape[1:]
+    size = (image_size, image_size) if image_size else (height, width)
+    mean, std = np.zeros(channels), np.ones(channels)
+    if normalize == "per_channel" and known is not None:
+        mean, std = np.asarray(known[0]), np.asarray(known[1])
+    elif normalize == "per_channel":
+        # Exact sums of integers, so that the result does not depend on the order of summation.
+        pixels = train.images.reshape(-1, channels)
+        count = len(pixels)
+        total = pixels.sum(axis=0, dtype=np.int64)
+        squares = np.stack([(np.arange(256) ** 2 * np.bincount(c, minlength=256)).sum() for c in pixels.T])
+        mean = total / count / 255
+        std = np.maximum(np.sqrt(np.maximum(squares / count / 255**2 - mean**2, 0)), 1 / 255)
+    elif normalize == "per_pixel_mean":
+        mean = train.images.sum(axis=0, dtype=np.int64) / len(train) / 255
+        if size != (height, width):  # resizing is linear: the mean of resized images is the resized mean
+            mean = np.asarray(jax.image.resize(mean, (*size, channels), "bilinear"), np.float64)
+    return Preprocessing(size, mean, std)

@@ -1,0 +1,59 @@
+"""Reads prepared tfds data sets through random access (array_record), without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from resflax.data.arrays import ImageArrays, unknown_dataset
+from resflax.data.datasets import DATASETS
+from resflax.errors import ConfigError, DataError
+from resflax.files import storage
+
+
+def load(name: str, split: str, data_dir: str | None) -> ImageArrays:
+    """Decodes a whole split; its images must share one shape. Errors as in `resflax.data.arrays.load_split`."""
+    builder = _builder(name, data_dir)
+    label = builder.info.features["label"]
+    try:
+        size = builder.info.splits[split].num_examples
+        source: Any = builder.as_data_source(split=split) if size else ()
+    except (ValueError, KeyError) as error:  # tfds answers an unknown or malformed split with either
+        splits = ", ".join(builder.info.splits)
+        raise ConfigError(f"data set {name} has no split {split!r}; it has {splits}, and parts like train[:100]") from error
+    examples = list(source)
+    shapes = {example["image"].shape for example in examples}
+    if len(shapes) > 1:
+        raise DataError(f"the images of {name} must share one shape to be held in memory, got {sorted(shapes)[:3]}")
+    images = np.stack([example["image"] for example in examples]) if examples else np.zeros((0, 1, 1, 1), np.uint8)
+    labels = np.array([example["label"] for example in examples], np.int32)
+    return ImageArrays(images, labels, tuple(label.names))
+
+
+def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    if name == "digits":
+        from resflax.data.digits import Digits
+
+        directory = data_dir or os.environ.get("TFDS_DATA_DIR")
+        builder = Digits(data_dir=directory, file_format="array_record")
+        if not builder.data_path.exists():
+            tfds.disable_progress_bar()
+            with storage("prepare digits in", builder.data_path), contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare()  # what it prints would spoil a command's output
+        return builder
+    known = {*DATASETS, *tfds.list_builders(with_community_datasets=False)}
+    if re.split("[/:]", name)[0] not in known:  # asking tfds itself would import TensorFlow
+        raise unknown_dataset(name, sorted(known))
+    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    if not builder.data_path.exists():
+        raise ConfigError(
+            f"data set {name} must be prepared in array_record form, but there is nothing in {builder.data_path}; "
+            "prepare it there, or name another folder with --config.data.data_dir=DIR"
+        )
+    return builder

@@ -1,0 +1,52 @@
+"""The errors a user can cause, each with the exit code of the command that meets it.
+
+A message is one sentence: what must hold, what was received, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ResflaxError(Exception):
+    """An error that a command reports in one sentence, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(ResflaxError):
+    """A usage or configuration error: unknown key, wrong type, impossible combination."""
+
+    exit_code = 2
+
+
+class InputError(ResflaxError):
+    """Some inputs could not be used (an unreadable image, an empty folder)."""
+
+    exit_code = 3
+
+
+class DataError(ResflaxError):
+    """Numbers or data that must not be trained on: a non-finite loss, a label outside its range."""
+
+    exit_code = 65
+
+
+class StorageError(ResflaxError):
+    """A file that could not be read or written, or a checkpoint that is not what it says."""
+
+    exit_code = 74
+
+
+class Interrupted(ResflaxError):
+    """A signal ended the run after its state was saved; the exit code is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def nearest(name: str, valid: Iterable[str], count: int = 1) -> list[str]:
+    """The `count` members of `valid` most similar to `name`, most similar first."""
+    return difflib.get_close_matches(name, sorted(valid), n=count, cutoff=0.0)

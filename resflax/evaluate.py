@@ -1,0 +1,79 @@
+"""python -m resflax.evaluate: scores a trained network on a split; the last line of stdout is one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from resflax.cli import Parser, prepare_jax, run
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns the exit code."""
+    parser = Parser(prog="python -m resflax.evaluate", description=__doc__)
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    parser.add_argument("--split", metavar="NAME", help="default: the run's evaluation split")
+    parser.add_argument("--step", type=int, metavar="N", help="default: the newest intact checkpoint")
+    arguments = parser.parse_args(argv)
+    print(json.dumps(evaluate_workdir(arguments.workdir, arguments.split, arguments.step)))
+    return 0
+
+
+def evaluate_workdir(workdir: str, split: str | None = None, step: int | None = None) -> dict[str, Any]:
+    """Scores the checkpoint of a workdir.
+
+    Args:
+      workdir: of a training run.
+      split: of the run's data set; None: its evaluation split.
+      step: of the checkpoint; None: the newest that is intact.
+
+    Returns:
+      `split`, `step`, `images_scored`, `accuracy`, `top5_accuracy`, `loss`, `evaluation`, ...
+
+    Raises:
+      ConfigError: there is no such split.
+      DataError: the data set's classes are not those of the run.
+      StorageError: there is no such checkpoint, or it is damaged.
+    """
+    prepare_jax()
+    from resflax.build import dataset_dtype, find_checkpoint, make_evaluate, restore_variables
+    from resflax.data.arrays import load_split
+    from resflax.data.pipeline import ResidentPipeline
+    from resflax.data.preprocess import Preprocessing
+    from resflax.errors import DataError
+    from resflax.results.record import describe_evaluation
+    from resflax.training.sharding import check_mesh, make_mesh
+
+    saved = find_checkpoint(workdir, step, lambda text: print(text, file=sys.stderr))
+    config, model, variables = restore_variables(saved)
+    split = split or config.data.eval_split
+    arrays = load_split(config.data.name, split, config.data.data_dir)
+    if list(arrays.class_names) != saved.metadata["class_names"]:
+        raise DataError(
+            f"the classes of {config.data.name} must be those the network was trained on, got {list(arrays.class_names)[:5]} "
+            f"for {saved.metadata['class_names'][:5]}; restore the data set"
+        )
+    mesh = make_mesh()
+    check_mesh("config.data.eval_batch_size", config.data.eval_batch_size, None, mesh)
+    preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
+    pipeline = ResidentPipeline(arrays, preprocessing, config.data.eval_batch_size, dtype=dataset_dtype(config))
+    evaluation = make_evaluate(model, pipeline, mesh)(variables)
+    return {
+        "workdir": workdir,
+        "model": config.model.name,
+        "dataset": config.data.name,
+        "dataset_fingerprint": arrays.fingerprint(),
+        "split": split,
+        "step": saved.step,
+        "images_scored": evaluation.images_scored,
+        "accuracy": evaluation.accuracy,
+        "top5_accuracy": evaluation.top5_accuracy,
+        "loss": evaluation.loss,
+        "evaluation": describe_evaluation(config, preprocessing, arrays.images.shape[1:3]),
+    }
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,130 @@
+"""Files that are either whole or absent, and the layout of a run's working directory.
+
+Paths go through `etils.epath`, so a workdir may be local or `gs://`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from etils import epath
+
+from resflax.errors import StorageError
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """The paths of a run (DESIGN, section 5)."""
+
+    root: epath.Path
+
+    @property
+    def config(self) -> epath.Path:
+        """The resolved configuration, written first."""
+        return self.root / "config.json"
+
+    @property
+    def metrics(self) -> epath.Path:
+        """One JSON object a line."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        """One folder a committed step."""
+        return self.root / "checkpoints"
+
+    @property
+    def figures(self) -> epath.Path:
+        """PNG files."""
+        return self.root / "figures"
+
+    @property
+    def result(self) -> epath.Path:
+        """The immutable record; the run is finished when it exists."""
+        return self.root / "result.json"
+
+
+@contextlib.contextmanager
+def storage(action: str, path: Any) -> Iterator[None]:
+    """Turns an `OSError` inside the block into a `StorageError` that names the action and the path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"cannot {action} {path}: {reason}; check the path, its permissions and free space") from error
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
+    """Replaces `path` by `content`: a reader, or a restart after a crash, sees the old file or the new one."""
+    path = epath.Path(path)
+    with storage("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if "://" in str(path):  # object stores replace whole objects by themselves
+            path.write_bytes(content)
+            return
+        temporary = f"{path}.tmp{os.getpid()}"
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Like `write_bytes`; refuses NaN and infinity, which JSON does not have."""
+    write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """The value of a JSON file; a file that is not JSON is a `StorageError`."""
+    with storage("read", path):
+        text = epath.Path(path).read_text()
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise StorageError(f"{path} must hold JSON, but {error}; restore or remove the file") from error
+
+
+def append_line(path: epath.Path, value: Mapping[str, Any]) -> None:
+    """Adds one JSON object to a `.jsonl` file."""
+    line = json.dumps(value, allow_nan=False) + "\n"
+    with storage("write", path):
+        if "://" in str(path):  # object stores cannot append
+            path.write_text((path.read_text() if path.exists() else "") + line)
+            return
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line)
+
+
+def read_lines(path: epath.Path) -> list[dict[str, Any]]:
+    """The objects of a `.jsonl` file; a torn last line, left by a crash, is dropped."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().split("\n")[:-1]:
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise StorageError(f"{path} has a line that is not JSON ({error}); restore or remove the file") from error
+    return rows
+
+
+def truncate_lines(path: epath.Path, step: int) -> None:
+    """Keeps only the lines whose `step` is at most `step`: what a resumed run has not yet redone."""
+    rows = [row for row in read_lines(path) if row["step"] <= step]
+    write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def sha256(path: epath.PathLike) -> str:
+    """The SHA-256 of a file's bytes, read a piece at a time."""
+    sha = hashlib.sha256()
+    with epath.Path(path).open("rb") as file:
+        while piece := file.read(1 << 20):
+            sha.update(piece)
+    return sha.hexdigest()

@@ -1,0 +1,178 @@
+"""Convolution with explicit padding, and gradients that XLA:CPU runs fast inside loops.
+
+XLA:CPU has a fast path only for canonical convolutions (NHWC input, HWIO kernel). Outside of loops it rewrites others
+into that form; inside a `while` body (`lax.scan`, `fori_loop`) it does not, and the gradients that JAX derives are never
+canonical, so they fall to a naive loop nest, 10 to 70 times slower. `canonical` gradients are two canonical
+convolutions around explicit transposes. Outside of loops lax's own gradients are the faster ones.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from resflax.types import Array, DType
+
+Pair = tuple[int, int]
+Gradient = Literal["lax", "canonical"]
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+# Kaiming normal over the fan-out (He et al. 2015b, Delving Deep into Rectifiers, Sec. 2.2, backward case), untruncated.
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def convolution(
+    x: Array,
+    kernel: Array,
+    *,
+    stride: Pair = (1, 1),
+    padding: tuple[Pair, Pair] = ((0, 0), (0, 0)),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+    gradient: Gradient = "lax",
+) -> Array:
+    """Two-dimensional cross-correlation.
+
+    Args:
+      x: float[B, H, W, C].
+      kernel: float[h, w, C / groups, features].
+      stride: step between outputs.
+      padding: zeros before and after each spatial axis.
+      dilation: step between the taps of the kernel.
+      groups: number of groups the channels fall into.
+      gradient: `canonical` where the call runs in the body of a loop, so that XLA:CPU differentiates it fast; other
+        platforms use lax's own gradient either way.
+
+    Returns:
+      float[B, H', W', features] in the dtype of the arguments.
+    """
+    if gradient == "canonical":
+        return _canonical(stride, padding, dilation, groups, x, kernel)
+    return _forward(stride, padding, dilation, groups, x, kernel)
+
+
+def _forward(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=_DIMENSIONS,
+        feature_group_count=groups,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def _canonical(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array) -> Array:
+    return _forward(stride, padding, dilation, groups, x, kernel)
+
+
+def _canonical_fwd(
+    stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return _forward(stride, padding, dilation, groups, x, kernel), (x, kernel)
+
+
+def _canonical_bwd(
+    stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, saved: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    def on_cpu(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+        return (
+            _input_gradient(x, kernel, dy, stride, padding, dilation, groups),
+            _kernel_gradient(x, kernel, dy, stride, padding, dilation, groups),
+        )
+
+    def elsewhere(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+        return jax.vjp(functools.partial(_forward, stride, padding, dilation, groups), x, kernel)[1](dy)
+
+    return lax.platform_dependent(*saved, dy, cpu=on_cpu, default=elsewhere)
+
+
+_canonical.defvjp(_canonical_fwd, _canonical_bwd)
+
+
+def _spread(extent: int, step: int) -> int:
+    """The extent of `extent` taps that are `step` apart."""
+    return (extent - 1) * step + 1
+
+
+def _input_gradient(
+    x: Array, kernel: Array, dy: Array, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int
+) -> Array:
+    """dL/dx: `dy`, with zeros inserted for the stride, convolved with the flipped kernel, inputs and outputs swapped."""
+    h, w, c, f = kernel.shape
+    flipped = lax.rev(kernel, (0, 1)).reshape(h, w, c, groups, f // groups)
+    swapped = flipped.transpose(0, 1, 4, 3, 2).reshape(h, w, f // groups, groups * c)  # [h, w, F/G, C]
+    pads = []
+    for axis in (0, 1):
+        reach = _spread(kernel.shape[axis], dilation[axis])
+        low = reach - 1 - padding[axis][0]
+        high = x.shape[1 + axis] + reach - 1 - _spread(dy.shape[1 + axis], stride[axis]) - low
+        pads.append((low, high))
+    # Zeros and padding are inserted by an explicit pad: a convolution with an input dilation has no fast path.
+    interior = [(0, 0, 0), *((low, high, step - 1) for (low, high), step in zip(pads, stride, strict=True)), (0, 0, 0)]
+    spread = lax.pad(dy, jnp.zeros((), dy.dtype), interior)
+    return _forward((1, 1), ((0, 0), (0, 0)), dilation, groups, spread, swapped)
+
+
+def _kernel_gradient(
+    x: Array, kernel: Array, dy: Array, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int
+) -> Array:
+    """dL/dkernel: `x` convolved with `dy`, the batch in the place of the channels; stride and dilation change places."""
+    b, height, width, channels = x.shape
+    images = x.reshape(b, height, width, groups, channels // groups)
+    images = images.transpose(4, 1, 2, 3, 0).reshape(channels // groups, height, width, groups * b)  # [C/G, H, W, G*B]
+    outputs = dy.transpose(1, 2, 0, 3)  # [H', W', B, F]
+    pads = []
+    for axis in (0, 1):
+        low = padding[axis][0]
+        used = _spread(kernel.shape[axis], dilation[axis]) - 1 + _spread(dy.shape[1 + axis], stride[axis])
+        pads.append((low, used - x.shape[1 + axis] - low))
+    gradient = _forward(dilation, (pads[0], pads[1]), stride, groups, images, outputs)  # [C/G, h, w, F]
+    return gradient.transpose(1, 2, 0, 3)
+
+
+class Conv(nn.Module):
+    """A convolution whose padding is written down: `dilation * (kernel_size - 1) // 2` zeros on both sides, as in PyTorch.
+
+    Maps float[B, H, W, C] to float[B, H', W', features] with H' = floor((H + 2p - dilation (k-1) - 1) / stride) + 1.
+    Parameters: `kernel` float[k, k, C / groups, features] and, with `use_bias`, `bias` float[features].
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int | None = None  # zeros on each side; None: the formula above; 0: "valid"
+    dilation: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    gradient: Gradient = "lax"  # see `convolution`
+    dtype: DType = None  # of the computation; None: that of the input and parameters together
+    param_dtype: DType = jnp.float32
+    kernel_init: Any = kaiming_normal
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        k = self.kernel_size
+        pad = self.dilation * (k - 1) // 2 if self.padding is None else self.padding
+        shape = (k, k, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        y = convolution(
+            x,
+            kernel,
+            stride=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dilation=(self.dilation, self.dilation),
+            groups=self.groups,
+            gradient=self.gradient,
+        )
+        return y if bias is None else y + bias

@@ -1,0 +1,19 @@
+"""Random keys as pure functions of the run's seed: one stream a purpose, nothing carried in the state."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import jax
+
+from resflax.types import Array
+
+Stream = Literal["init", "augment", "dropout", "mixing"]
+
+
+def stream_key(seed: int, stream: Stream) -> Array:
+    """The base key of one purpose; further indices (step, epoch, example id) are folded in by the caller.
+
+    The position of a name in `Stream` is part of the contract: append, never reorder.
+    """
+    return jax.random.fold_in(jax.random.key(seed), get_args(Stream).index(stream))

@@ -1,0 +1,1 @@
+"""Results are data: one immutable record a run."""

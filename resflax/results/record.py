@@ -1,0 +1,58 @@
+"""The record of a run: what came out, and how it was obtained."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from resflax.config import Config
+    from resflax.data.preprocess import Preprocessing
+
+PACKAGES = ("resflax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, with `-dirty` where it was changed; None outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def describe_evaluation(config: Config, preprocessing: Preprocessing, source_size: tuple[int, ...]) -> dict[str, Any]:
+    """How images became scores; a number without this is not comparable.
+
+    Args:
+      config: of the run.
+      preprocessing: of the run.
+      source_size: height and width of the images before it.
+    """
+    resized = tuple(source_size) != preprocessing.image_size
+    return {
+        "resolution": list(preprocessing.image_size),
+        "crop_ratio": 1.0,
+        "interpolation": "bilinear, antialiased" if resized else "none",
+        "decoder": "none" if config.data.name.endswith(".npz") else "opencv",
+        "views": 1,
+        "weights": "raw" if config.ema.decay is None else "ema",
+        "batch_norm": "reestimated" if config.batch_norm.reestimate else "running",
+    }

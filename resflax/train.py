@@ -1,0 +1,234 @@
+"""python -m resflax.train: trains a network, or goes on where an earlier call was stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from resflax.cli import Parser, prepare_jax, run, split_overrides
+from resflax.config import Config, apply_overrides, config_hash, load_config, to_dict, validate
+from resflax.config.serial import changed_keys
+from resflax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resflax.build import Run
+    from resflax.files import Workdir
+    from resflax.training.evaluation import Evaluation
+    from resflax.training.logs import Display
+    from resflax.training.progress import Progress
+
+DEFAULT_CONFIG = "quickstart"
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; returns the exit code."""
+    others, overrides = split_overrides(argv)
+    parser = Parser(prog="python -m resflax.train", description=__doc__, epilog="Any field: --config.a.b=VALUE")
+    parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE.py[:variant]")
+    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<file>-<variant>")
+    arguments = parser.parse_args(others)
+    config, name = load_config(arguments.config)
+    config = validate(apply_overrides(config, overrides))
+    workdir = arguments.workdir or f"runs/{name}"
+    record = train_and_evaluate(config, workdir)
+    print(json.dumps({key: record[key] for key in SUMMARY}))
+    print(
+        f"everything about this run is in {workdir}; try: python -m resflax.predict --workdir={workdir} IMAGE...",
+        file=sys.stderr,
+    )
+    return 0
+
+
+SUMMARY = (
+    "model", "parameters", "dataset", "test_accuracy", "test_loss", "images_scored", "steps", "seed", "train_seconds",
+)  # fmt: skip
+
+
+def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
+    """Trains to the end and returns the record, the content of `result.json`.
+
+    Resumes from the newest intact checkpoint in `workdir`; a finished workdir returns its record at once.
+
+    Raises:
+      ConfigError: the configuration cannot be run, or the workdir belongs to another one.
+      DataError: a number is not finite, or the data are not what they must be.
+      StorageError: the workdir cannot be written.
+      Interrupted: SIGTERM or SIGINT came; the state was saved.
+    """
+    began = time.perf_counter()
+    validate(config)
+    prepare_jax(config.precision.compute == "float64")
+
+    from etils import epath
+
+    from resflax.build import build
+    from resflax.files import Workdir, read_json, storage, write_json
+    from resflax.training.checkpoints import Checkpoints, latest_checkpoint
+    from resflax.training.hooks import EvaluateHook, LogHook
+    from resflax.training.logs import Display, MetricsWriter
+    from resflax.training.loop import Loop, fit
+    from resflax.training.progress import Progress
+    from resflax.training.signals import SignalFlag
+
+    files = Workdir(epath.Path(workdir))
+    claim(files, config)
+    if files.result.exists():
+        return read_json(files.result)
+
+    with SignalFlag() as signals:
+        run = build(config)
+        saved = latest_checkpoint(files.checkpoints, lambda text: print(text, file=sys.stderr), set_aside=True)
+        if saved is None:
+            state, progress, step = run.initial_state(), Progress(), 0
+        else:
+            state, progress, step = saved.restore(run.abstract_state()), Progress(**saved.progress), saved.step
+        display = Display(run.total_steps, step)
+        introduce(display, run, step)
+        run_chunk = run.compile_chunk(state)
+        progress.wall_seconds += time.perf_counter() - began
+        evaluate = run.make_evaluate()
+        scoring = EvaluateHook(config.eval_every_steps, config.data.eval_split, lambda state: evaluate(state.variables()))
+        checkpoints = Checkpoints(files.checkpoints, config.checkpoint.keep_last, config.checkpoint.keep_best)
+        metadata = run.metadata()
+        writer = MetricsWriter(files, step)
+
+        def save(step: int, state: Any, progress: Progress) -> None:
+            checkpoints.save(step, state, progress.to_dict(), metadata, scoring.score(step))
+
+        def finish(state: Any) -> Any:
+            if not (config.batch_norm.reestimate and state.batch_stats):
+                return state
+            stats = run.reestimate(state.variables()["params"])
+            return (
+                state.replace(batch_stats=stats)
+                if state.ema is None
+                else state.replace(ema=state.ema.replace(batch_stats=stats))
+            )
+
+        loop = Loop(
+            total_steps=run.total_steps,
+            steps_per_epoch=run.steps_per_epoch,
+            batch_size=config.data.batch_size,
+            run_chunk=run_chunk,
+            hooks=(LogHook(config.log_every_steps, config.data.batch_size, run.schedule), scoring),
+            save=save,
+            save_every_steps=config.checkpoint.every_steps,
+            finish=finish,
+            writer=writer,
+            display=display,
+            signals=signals,
+        )
+        try:
+            state = fit(loop, state, step, progress)
+            checkpoints.wait()
+        finally:
+            display.close()
+            writer.close()
+            checkpoints.close()
+        evaluation = scoring.last[1] if scoring.last is not None else evaluate(state.variables())
+        draw(files, run, evaluation)
+        record = make_record(run, evaluation, progress, state)
+        with storage("write", files.result):
+            write_json(files.result, record)
+    return record
+
+
+def claim(files: Workdir, config: Config) -> None:
+    """Writes `config.json` first of all, or checks that the workdir belongs to this configuration."""
+    from resflax.files import read_json, write_json
+
+    if not files.config.exists():
+        write_json(files.config, to_dict(config))
+        return
+    changes = changed_keys(read_json(files.config), to_dict(config))
+    if changes:
+        raise ConfigError(
+            f"{files.root} belongs to a run with another configuration ({'; '.join(changes[:5])}); name another --workdir, "
+            "or remove it"
+        )
+
+
+def introduce(display: Display, run: Run, step: int) -> None:
+    """Says what is about to happen."""
+    import jax
+
+    from resflax.tree import parameter_count
+
+    count = parameter_count(run.abstract_state().params)
+    devices = f"{run.mesh.size} x {jax.devices()[0].device_kind}"
+    display.say(
+        f"{run.config.model.name} ({count:,} parameters) on {run.config.data.name}: {len(run.train.arrays):,} training, "
+        f"{len(run.test.arrays):,} {run.config.data.eval_split} images; {run.total_steps} steps of "
+        f"{run.config.data.batch_size}; {devices}"
+    )
+    display.say(f"going on from step {step}" if step else "compiling the training step")
+
+
+def draw(files: Workdir, run: Run, evaluation: Evaluation) -> None:
+    """The two figures of a run."""
+    import io
+
+    from resflax.files import read_lines, write_bytes
+    from resflax.viz.confusion import plot_confusion
+    from resflax.viz.curves import plot_curves
+
+    split = run.config.data.eval_split.partition("[")[0]
+    title = f"{run.config.model.name} on {run.config.data.name}, seed {run.config.seed}"
+    figures = {
+        "curves.png": plot_curves(read_lines(files.metrics), split, title),
+        "confusion.png": plot_confusion(
+            evaluation.confusion,
+            run.test.arrays.class_names,
+            f"{title}: {evaluation.images_scored} {split} images, accuracy {100 * evaluation.accuracy:.2f} %",
+        ),
+    }
+    for name, figure in figures.items():
+        content = io.BytesIO()
+        figure.savefig(content, dpi=140)
+        write_bytes(files.figures / name, content.getvalue())
+
+
+def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any) -> dict[str, Any]:
+    """The content of `result.json`."""
+    import jax
+
+    from resflax.results.record import describe_evaluation, git_commit, versions
+    from resflax.tree import parameter_count
+
+    config = run.config
+    return {
+        "model": config.model.name,
+        "parameters": parameter_count(state.params),
+        "dataset": config.data.name,
+        "dataset_fingerprint": run.fingerprint,
+        "split": config.data.eval_split,
+        "images_scored": evaluation.images_scored,
+        "test_accuracy": evaluation.accuracy,
+        "test_top5_accuracy": evaluation.top5_accuracy,
+        "test_loss": evaluation.loss,
+        "best_accuracy": progress.best_accuracy,  # over all evaluations of the run: never the result
+        "best_step": progress.best_step,
+        "steps": run.total_steps,
+        "epochs": run.total_steps / run.steps_per_epoch,
+        "seed": config.seed,
+        "train_seconds": progress.train_seconds,
+        "wall_seconds": progress.wall_seconds,
+        "images_per_second": run.total_steps * config.data.batch_size / progress.train_seconds,
+        "evaluation": describe_evaluation(config, run.train.preprocessing, run.test.arrays.images.shape[1:3]),
+        "loss_digest": progress.loss_digest(),
+        "first_losses": progress.first_losses,
+        "device": jax.devices()[0].device_kind,
+        "device_count": run.mesh.size,
+        "process_count": jax.process_count(),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "config_hash": config_hash(config),
+        "config": to_dict(config),
+    }
+
+
+if __name__ == "__main__":
+    run(main)

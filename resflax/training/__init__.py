@@ -1,0 +1,1 @@
+"""State, steps, loop, evaluation, checkpoints: the machinery of a run."""

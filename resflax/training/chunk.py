@@ -1,0 +1,104 @@
+"""Runs steps `start .. stop - 1` and returns what each reported: the unit in which the loop works.
+
+On accelerators a chunk is one dispatch: a loop on the device with dynamic bounds, one compilation for any length. On CPU
+it is one dispatch a step, since XLA:CPU runs gradients of convolutions in loops slowly (see `resflax.nn.conv`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resflax.training.state import TrainState
+from resflax.training.steps import StepMetrics, TrainStep
+from resflax.types import Array, Batch
+
+HostBatch = Callable[[int], dict[str, np.ndarray]]  # step -> global batch
+
+
+class RunChunk(Protocol):
+    """`(state, start, stop) -> (state, metrics of each step)`; stops early at a step that is not finite."""
+
+    max_steps: int
+
+    def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]: ...
+
+
+@dataclass
+class StepwiseChunk:
+    """One dispatch a step; nothing waits for the device until the chunk ends."""
+
+    step: Callable[[TrainState, Batch, Batch], tuple[TrainState, StepMetrics]]  # compiled
+    host_batch: HostBatch
+    resident: Batch
+    put: Callable[[Any], Any]
+    max_steps: int = 1000
+
+    def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]:
+        """See `RunChunk`."""
+        reports = []
+        for step in range(start, stop):
+            state, report = self.step(state, self.put(self.host_batch(step)), self.resident)
+            reports.append(report)
+        return state, _until_bad(jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(reports)))
+
+
+@dataclass
+class FusedChunk:
+    """One dispatch a chunk."""
+
+    loop: Callable[[TrainState, Batch, Array, Batch], tuple[TrainState, StepMetrics]]  # compiled `fuse(...)`
+    host_batch: HostBatch
+    resident: Batch
+    put: Callable[[Any], Any]  # of batches [max_steps, B], split along the second axis
+    max_steps: int
+
+    def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]:
+        """See `RunChunk`."""
+        batches = stack_batches(self.host_batch, start, stop, self.max_steps)
+        state, reports = self.loop(state, self.put(batches), jnp.int32(stop - start), self.resident)
+        return state, _until_bad(jax.tree.map(lambda x: np.asarray(x)[: stop - start], reports))
+
+
+def stack_batches(host_batch: HostBatch, start: int, stop: int, length: int) -> dict[str, np.ndarray]:
+    """Batches `start .. stop - 1` stacked to [length, B]; rows past the end are zeros and never used."""
+    batches = [host_batch(step) for step in range(start, stop)]
+    stacked = {name: np.zeros((length, *value.shape), value.dtype) for name, value in batches[0].items()}
+    for index, batch in enumerate(batches):
+        for name, value in batch.items():
+            stacked[name][index] = value
+    return stacked
+
+
+def fuse(train_step: TrainStep, length: int) -> Callable[[TrainState, Batch, Array, Batch], Any]:
+    """`loop(state, batches [length, B], count, resident) -> (state, metrics [length])`: up to `count` steps on the device."""
+
+    def loop(state: TrainState, batches: Batch, count: Array, resident: Batch) -> tuple[TrainState, StepMetrics]:
+        def at(index: Array) -> Batch:
+            return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
+
+        def body(carry: Any) -> Any:
+            index, state, reports, _ = carry
+            state, report = train_step(state, at(index), resident)
+            reports = jax.tree.map(lambda all_, one: all_.at[index].set(one), reports, report)
+            return index + 1, state, reports, report.finite
+
+        shapes = jax.eval_shape(lambda s, r: train_step(s, at(jnp.int32(0)), r)[1], state, resident)
+        reports = jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), shapes)
+        start = (jnp.int32(0), state, reports, jnp.bool_(True))
+        _, state, reports, _ = jax.lax.while_loop(lambda carry: (carry[0] < count) & carry[3], body, start)
+        return state, reports
+
+    return loop
+
+
+def _until_bad(reports: StepMetrics) -> StepMetrics:
+    """The reports up to and including the first that is not finite."""
+    bad = np.flatnonzero(~reports.finite)
+    end = int(bad[0]) + 1 if bad.size else len(reports.finite)
+    return jax.tree.map(lambda x: x[:end], reports)

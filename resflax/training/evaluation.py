@@ -1,0 +1,96 @@
+"""Evaluation that counts every example exactly once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from resflax.errors import DataError
+from resflax.training.metrics import Sums
+from resflax.training.steps import EvalStep
+from resflax.types import Batch, Tree, Variables
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores over a whole split; accuracies are fractions."""
+
+    loss: float
+    accuracy: float
+    top5_accuracy: float
+    images_scored: int
+    confusion: np.ndarray  # int32[K, K]: [label, prediction]
+
+    def scalars(self, split: str) -> dict[str, float]:
+        """`{"test_loss": ..., "test_accuracy": ..., "test_top5_accuracy": ...}`."""
+        name = split.partition("[")[0]
+        return {
+            f"{name}_loss": self.loss,
+            f"{name}_accuracy": self.accuracy,
+            f"{name}_top5_accuracy": self.top5_accuracy,
+        }
+
+
+def evaluate(
+    eval_step: EvalStep,
+    variables: Variables,
+    batches: Iterable[dict[str, np.ndarray]],
+    resident: Batch,
+    *,
+    zero: Sums,
+    num_examples: int,
+    put: Callable[[Any], Any] = lambda batch: batch,
+) -> Evaluation:
+    """Scores `batches` and checks that they held `num_examples` examples.
+
+    Sums stay on the device until the end, starting from `zero`; there is one division.
+
+    Raises:
+      DataError: the split is empty, the number scored is not `num_examples`, or a logit is not finite.
+    """
+    sums = zero
+    for batch in batches:
+        sums = eval_step(sums, variables, put(batch), resident)
+    total = jax.device_get(sums)
+    count = int(total.count)
+    if not count:
+        raise DataError("the split to evaluate must hold at least one example, but it is empty; check the split's name")
+    if count != num_examples:
+        raise DataError(f"an evaluation must score each of the {num_examples} examples once, but it scored {count}")
+    if total.non_finite:
+        raise DataError(
+            f"{int(total.non_finite)} of {count} examples have logits that are not finite, so there is no accuracy; "
+            "the weights are unusable"
+        )
+    return Evaluation(
+        loss=float(total.loss) / count,
+        accuracy=int(total.correct) / count,
+        top5_accuracy=int(total.correct_top5) / count,
+        images_scored=count,
+        confusion=total.confusion,
+    )
+
+
+def reestimate_batch_stats(
+    stats_step: Callable[[Tree, Batch, Batch], Tree],
+    params: Tree,
+    batches: Iterable[dict[str, np.ndarray]],
+    resident: Batch,
+    put: Callable[[Any], Any] = lambda batch: batch,
+) -> Tree:
+    """Running statistics as the plain mean, over `batches`, of each batch's own; the weights stay fixed.
+
+    The moving average of training lags behind the weights; this does not (the released models of He et al. 2015 were
+    made so). `stats_step(params, batch, resident)` returns the `batch_stats` of one batch alone: those of a network
+    whose normalisation has momentum 0.
+    """
+    total, count = None, 0
+    for batch in batches:
+        stats = stats_step(params, put(batch), resident)
+        total = stats if total is None else jax.tree.map(lambda a, b: a + b, total, stats)
+        count += 1
+    return jax.tree.map(lambda x: x / count, total)

@@ -1,0 +1,44 @@
+"""Everything a step changes, arrays only."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from resflax.types import Array, Tree, Variables
+
+
+class Ema(struct.PyTreeNode):
+    """Exponential moving averages."""
+
+    params: Tree
+    batch_stats: Tree
+
+
+class TrainState(struct.PyTreeNode):
+    """The state of a run; together with its configuration it determines everything that follows."""
+
+    step: Array  # shape=(), int32: steps taken
+    params: Tree  # float32
+    batch_stats: Tree  # float32; {} for a network without normalisation
+    opt_state: optax.OptState
+    ema: Ema | None
+
+    def variables(self) -> Variables:
+        """What evaluation uses: the averages where they are kept, else the raw values."""
+        source = self if self.ema is None else self.ema
+        return {"params": source.params, "batch_stats": source.batch_stats}
+
+
+def init_state(variables: Variables, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
+    """The state before the first step."""
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        ema=Ema(*jax.tree.map(jnp.copy, (params, batch_stats))) if ema else None,
+    )

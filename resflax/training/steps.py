@@ -1,0 +1,127 @@
+"""The steps: pure functions of the state and a host batch, made once and compiled by their caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from resflax.prng import stream_key
+from resflax.training.metrics import Sums, evaluate_logits
+from resflax.training.state import Ema, TrainState
+from resflax.types import Array, Batch, Tree, Variables
+
+Materialise = Callable[[Batch, Batch], Batch]  # (host batch, resident data) -> images and labels
+Loss = Callable[[Array, Array], Array]  # (logits [B, K], labels [B]) -> [B]
+
+
+class StepMetrics(struct.PyTreeNode):
+    """What a training step reports."""
+
+    loss: Array  # shape=(), float32: mean over the batch
+    correct: Array  # shape=(), int32
+    gradient_norm: Array  # shape=(), float32: before clipping
+    finite: Array  # shape=(), bool: the update was applied
+
+
+TrainStep = Callable[[TrainState, Batch, Batch], tuple[TrainState, StepMetrics]]
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    loss: Loss,
+    materialise: Materialise,
+    *,
+    seed: int,
+    ema_decay: float | None = None,
+    accumulate: int = 1,
+    unroll: bool = False,
+    shard: Callable[[Any], Any] = lambda batch: batch,
+) -> TrainStep:
+    """Returns `train_step(state, host_batch, resident) -> (state, metrics)`.
+
+    A step whose loss, gradient or statistics are not finite leaves the whole state as it was, `step` included.
+
+    Args:
+      model, optimizer, loss: see their types.
+      materialise: makes a batch inside the step.
+      seed: of the dropout keys, which are `fold_in(seed, step)`.
+      ema_decay: `average = decay * average + (1 - decay) * value` after each step; None: no average is kept.
+      accumulate: the batch is taken in this many consecutive equal parts. Gradients and running statistics are those of
+        the whole batch, provided that a statistics group lies inside a part.
+      unroll: parts one after another rather than in a loop; for XLA:CPU, see `resflax.nn.conv`.
+      shard: keeps the first axis of a batch split over the devices.
+    """
+    dropout = stream_key(seed, "dropout")
+
+    def part_loss(params: Tree, batch_stats: Tree, part: Batch, resident: Batch, key: Array, total: int) -> Any:
+        batch = shard(materialise(part, resident))
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, changed = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        losses = jnp.where(batch["mask"], loss(logits, batch["label"]), 0)
+        correct = jnp.sum(batch["mask"] & (jnp.argmax(logits, axis=-1) == batch["label"]), dtype=jnp.int32)
+        return jnp.sum(losses) / total, (changed.get("batch_stats", {}), correct)
+
+    def gradients(state: TrainState, batch: Batch, resident: Batch) -> tuple[Tree, Tree, Array, Array]:
+        total = batch["id"].shape[0]
+        key = jax.random.fold_in(dropout, state.step)
+
+        def one(part: Batch, key: Array) -> tuple[Tree, Tree, Array, Array]:
+            (value, (batch_stats, correct)), gradient = jax.value_and_grad(part_loss, has_aux=True)(
+                state.params, state.batch_stats, part, resident, key, total
+            )
+            return gradient, batch_stats, value, correct
+
+        if accumulate == 1:
+            return one(batch, key)
+        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+
+        def add(carry: Tree, xs: tuple[Array, Batch]) -> tuple[Tree, None]:
+            return jax.tree.map(jnp.add, carry, one(shard(xs[1]), jax.random.fold_in(key, xs[0]))), None
+
+        indices = jnp.arange(accumulate)
+        shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts), key)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        (gradient, batch_stats, value, correct), _ = jax.lax.scan(
+            add, zeros, (indices, parts), unroll=accumulate if unroll else 1
+        )
+        # Each part started from the same running statistics, so their mean is one update by the mean over all groups.
+        return gradient, jax.tree.map(lambda x: x / accumulate, batch_stats), value, correct
+
+    def train_step(state: TrainState, batch: Batch, resident: Batch) -> tuple[TrainState, StepMetrics]:
+        gradient, batch_stats, value, correct = gradients(state, batch, resident)
+        norm = optax.global_norm(gradient)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            assert ema_decay is not None
+            ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, Ema(params, batch_stats))
+        new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        for leaf in jax.tree.leaves(batch_stats):
+            finite &= jnp.all(jnp.isfinite(leaf))
+        state = jax.tree.map(lambda updated, old: jnp.where(finite, updated, old), new, state)
+        return state, StepMetrics(value, correct, norm, finite)
+
+    return train_step
+
+
+EvalStep = Callable[[Sums, Variables, Batch, Batch], Sums]
+
+
+def make_eval_step(model: nn.Module, materialise: Materialise, shard: Callable[[Any], Any] = lambda batch: batch) -> EvalStep:
+    """Returns `eval_step(sums, variables, host_batch, resident) -> sums`, with the batch's unmasked examples added."""
+
+    def eval_step(sums: Sums, variables: Variables, batch: Batch, resident: Batch) -> Sums:
+        examples = shard(materialise(batch, resident))
+        logits: Any = model.apply(variables, examples["image"], train=False)
+        return sums.merge(evaluate_logits(logits, examples["label"], examples["mask"]))
+
+    return eval_step

@@ -1,0 +1,22 @@
+"""The names that annotations share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+Array = jax.Array
+ArrayLike = jax.Array | np.ndarray
+DType = Any  # whatever jnp.dtype() accepts; JAX has no narrower public name
+Tree = Any  # a pytree of arrays
+Variables = Mapping[str, Any]  # {"params": ..., "batch_stats": ...}
+Batch = Mapping[str, Any]  # see resflax.data.pipeline
+
+ConvFactory = Callable[..., nn.Module]  # (features, kernel_size, stride=..., name=...) -> module
+NormFactory = Callable[..., nn.Module]  # (name=..., scale_init=...) -> module
+BlockFactory = Callable[..., nn.Module]  # (width, stride=..., name=...) -> module
+ShortcutFactory = Callable[..., nn.Module]  # (features, stride=..., conv=..., norm=..., name=...) -> module

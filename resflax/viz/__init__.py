@@ -1,0 +1,1 @@
+"""Arrays in, figures out. Figures are made without pyplot, which keeps global state."""

@@ -1,0 +1,47 @@
+"""Loss and accuracy over the steps of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+BLUE, ORANGE = "#1f6fb4", "#d9632a"  # told apart in every common form of colour blindness, and in grey
+
+
+def plot_curves(rows: Sequence[Mapping[str, float]], split: str, title: str) -> Figure:
+    """Two panels, loss and error in percent, of the rows of `metrics.jsonl`.
+
+    Args:
+      rows: each with `step` and some of `train_loss`, `train_accuracy`, `{split}_loss`, `{split}_accuracy`.
+      split: the name the evaluation's scalars start with.
+      title: of the figure.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    left, right = figure.subplots(1, 2)
+    for name, color, label in (("train", BLUE, "training (running mean)"), (split, ORANGE, split)):
+        losses = [(row["step"], row[f"{name}_loss"]) for row in rows if f"{name}_loss" in row]
+        errors = [(row["step"], 100 - 100 * row[f"{name}_accuracy"]) for row in rows if f"{name}_accuracy" in row]
+        for axes, points in ((left, losses), (right, errors)):
+            if points:
+                steps, values = zip(*points, strict=True)
+                axes.plot(steps, values, color=color, label=label, linewidth=1.6, marker="o" if len(points) == 1 else None)
+    left.set(xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
+    right.set(xlabel="step", ylabel="error (%)", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    last = [row for row in rows if f"{split}_accuracy" in row]
+    if last:
+        error = 100 - 100 * last[-1][f"{split}_accuracy"]
+        right.annotate(
+            f"{error:.2f} %",
+            (last[-1]["step"], error),
+            xytext=(-4, 10),
+            textcoords="offset points",
+            ha="right",
+            color=ORANGE,
+        )
+    right.legend(frameon=False, fontsize=9)
+    return figure
