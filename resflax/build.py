@@ -230,6 +230,11 @@ class Run:
         }
 
 
+def round_up(batch_size: int, devices: int) -> int:
+    """The next multiple of `devices`: an evaluation's result does not depend on its batch size."""
+    return -(-batch_size // devices) * devices
+
+
 def make_evaluate(model: nn.Module, pipeline: ResidentPipeline, mesh: jax.sharding.Mesh) -> Any:
     """`variables -> Evaluation` over the whole of `pipeline`."""
     everywhere = sharding.replicated(mesh)
@@ -263,7 +268,6 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
         config.batch_norm.group_size,
         mesh,
     )
-    sharding.check_mesh("config.data.eval_batch_size", settings.eval_batch_size, None, mesh)
     train = load_split(settings.name, settings.train_split, settings.data_dir)
     test = load_split(settings.name, settings.eval_split, settings.data_dir)
     if train.class_names != test.class_names or train.images.shape[1:] != test.images.shape[1:]:
@@ -288,7 +292,7 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
         schedule=schedule,
         total_steps=steps,
         train=ResidentPipeline(train, preprocessing, settings.batch_size, config.seed, settings.augment, dtype),
-        test=ResidentPipeline(test, preprocessing, settings.eval_batch_size, dtype=dtype),
+        test=ResidentPipeline(test, preprocessing, round_up(settings.eval_batch_size, mesh.size), dtype=dtype),
         fingerprint=f"{train.fingerprint()}-{test.fingerprint()}",
     )
     try:

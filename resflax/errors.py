@@ -14,6 +14,9 @@ class ResflaxError(Exception):
 
     exit_code = 1
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # what libraries say, and names of files, may have several lines
+
 
 class ConfigError(ResflaxError):
     """A usage or configuration error: unknown key, wrong type, impossible combination."""

@@ -38,13 +38,13 @@ def evaluate_workdir(workdir: str, split: str | None = None, step: int | None = 
       StorageError: there is no such checkpoint, or it is damaged.
     """
     prepare_jax()
-    from resflax.build import dataset_dtype, find_checkpoint, make_evaluate, restore_variables
+    from resflax.build import dataset_dtype, find_checkpoint, make_evaluate, restore_variables, round_up
     from resflax.data.arrays import load_split
     from resflax.data.pipeline import ResidentPipeline
     from resflax.data.preprocess import Preprocessing
     from resflax.errors import DataError
     from resflax.results.record import describe_evaluation
-    from resflax.training.sharding import check_mesh, make_mesh
+    from resflax.training.sharding import make_mesh
 
     saved = find_checkpoint(workdir, step, lambda text: print(text, file=sys.stderr))
     config, model, variables = restore_variables(saved)
@@ -56,9 +56,10 @@ def evaluate_workdir(workdir: str, split: str | None = None, step: int | None = 
             f"for {saved.metadata['class_names'][:5]}; restore the data set"
         )
     mesh = make_mesh()
-    check_mesh("config.data.eval_batch_size", config.data.eval_batch_size, None, mesh)
     preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
-    pipeline = ResidentPipeline(arrays, preprocessing, config.data.eval_batch_size, dtype=dataset_dtype(config))
+    pipeline = ResidentPipeline(
+        arrays, preprocessing, round_up(config.data.eval_batch_size, mesh.size), dtype=dataset_dtype(config)
+    )
     evaluation = make_evaluate(model, pipeline, mesh)(variables)
     return {
         "workdir": workdir,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from resflax.config.schema import Config
 from resflax.errors import ConfigError, nearest
@@ -23,26 +26,39 @@ def load_config(specification: str) -> tuple[Config, str]:
     """
     name, _, variant = specification.partition(":")
     path = find_experiment(name)
-    spec = importlib.util.spec_from_file_location(f"resflax_experiment_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"--config must name a Python file, got {name}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up by name
-    try:
-        spec.loader.exec_module(module)
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{path} must run without an error, but {type(error).__name__}: {error}") from error
+    module = _load_module(path)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
-        raise ConfigError(f"{path} must define get_config(variant) -> resflax.config.Config")
-    config = get_config(variant) if variant else get_config()
+        raise ConfigError(f"{path} must define get_config(variant) -> resflax.config.Config, but does not; define it")
+    with _running(path):
+        config = get_config(variant) if variant else get_config()
     if not isinstance(config, Config):
-        raise ConfigError(f"get_config of {path} must return a resflax.config.Config, got {type(config).__name__}")
+        raise ConfigError(f"get_config of {path} must return a resflax.config.Config, got {type(config).__name__}; correct it")
     default = inspect.signature(get_config).parameters.get("variant")
     variant = variant or (str(default.default) if default is not None else "default")
     return config, f"{path.stem}-{variant}"
+
+
+def _load_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"resflax_experiment_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"--config must name a Python file, got {path}; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    with _running(path):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _running(path: Path) -> Iterator[None]:
+    """Turns whatever the code of a configuration file raises into one sentence."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{path} must run without an error, but {type(error).__name__}: {error}; correct it") from error
 
 
 def find_experiment(name: str) -> Path:
@@ -64,5 +80,5 @@ def find_experiment(name: str) -> Path:
 def choose_variant(variant: str, variants: dict[str, Config]) -> Config:
     """`variants[variant]`, or a `ConfigError` that lists what there is. For use in `get_config`."""
     if variant not in variants:
-        raise ConfigError(f"the variant must be one of {', '.join(variants)}, got {variant!r}")
+        raise ConfigError(f"the variant must be one of {', '.join(variants)}, got {variant!r}; choose one")
     return variants[variant]

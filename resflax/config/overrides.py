@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from resflax.config.fields import all_keys, parse, unknown_key
+from resflax.config.fields import all_keys, parse, unknown_key, unknown_option
 from resflax.config.schema import Config
 from resflax.errors import ConfigError
 from resflax.models.zoo import model_options
@@ -49,6 +49,6 @@ def _replace(section: Any, path: list[str], value: Any) -> Any:
 def _replace_kwarg(config: Config, name: str, text: str) -> Config:
     options = model_options(config.model.name)
     if name not in options:
-        raise unknown_key(_KWARGS + name, tuple(_KWARGS + option for option in options))
+        raise unknown_option(config.model.name, name, options)
     value = parse(_KWARGS + name, options[name], text)
     return _replace(config, ["model", "kwargs"], {**config.model.kwargs, name: value})

@@ -26,10 +26,10 @@ class Range:
         return above and below
 
     def __str__(self) -> str:
-        low = f"greater than {self.low:g}" if self.open_low else f"at least {self.low:g}"
+        low = f"greater than {self.low:.15g}" if self.open_low else f"at least {self.low:.15g}"
         if self.high == float("inf"):
             return low
-        return f"{low} and {'less than' if self.open_high else 'at most'} {self.high:g}"
+        return f"{low} and {'less than' if self.open_high else 'at most'} {self.high:.15g}"
 
 
 Count = Annotated[int, Range(1)]

@@ -24,7 +24,8 @@ def from_dict(values: dict[str, Any]) -> Config:
 
 def _section(section: type, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
-        raise ConfigError(f"config.{prefix.rstrip('.')} must be a section of keys, got {values!r}")
+        name = f"config.{prefix}".rstrip(".")
+        raise ConfigError(f"{name} must be a section of keys, got {values!r}; write it as a JSON object")
     hints = field_types(section)
     fields = {}
     for name, value in values.items():
@@ -38,7 +39,16 @@ def _section(section: type, values: Any, prefix: str) -> Any:
 
 def config_hash(config: Config) -> str:
     """Twelve hexadecimal digits that two runs share if and only if their configurations are equal."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_canonical(to_dict(config)), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _canonical(value: Any) -> Any:
+    """Equal numbers become the same text: a file's `total_epochs=5` is the command line's 5.0."""
+    if isinstance(value, dict):
+        return {name: _canonical(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_canonical(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def changed_keys(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:

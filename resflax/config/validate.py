@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from resflax.config.fields import check, field_types, unknown_key
+from resflax.config.fields import check, field_types, unknown_option
 from resflax.config.schema import Config
 from resflax.errors import ConfigError, nearest
 from resflax.models.zoo import check_model, model_options
@@ -49,7 +49,7 @@ def _model(config: Config) -> None:
     options = model_options(config.model.name)
     for name, value in config.model.kwargs.items():
         if name not in options:
-            raise unknown_key(f"model.kwargs.{name}", tuple(f"model.kwargs.{option}" for option in options))
+            raise unknown_option(config.model.name, name, options)
         check(f"model.kwargs.{name}", options[name], value)
 
 
@@ -97,11 +97,11 @@ def _milestones(config: Config) -> None:
     end = {"fraction": 1.0, "steps": config.total_steps, "epochs": config.total_epochs}[optim.milestone_unit]
     if end is not None and optim.milestones[-1] >= end:
         raise ConfigError(
-            f"config.optim.milestones must lie before the end of the run ({end:g} {optim.milestone_unit}), got "
-            f"{optim.milestones}; check config.optim.milestone_unit"
+            f"config.optim.milestones must lie before the end of the run, {end:.15g} with config.optim.milestone_unit="
+            f"{optim.milestone_unit}, got {optim.milestones}; lower them or change the unit"
         )
     if optim.milestone_unit == "steps" and any(value != int(value) for value in optim.milestones):
-        raise ConfigError(f"config.optim.milestones in steps must be whole numbers, got {optim.milestones}")
+        raise ConfigError(f"config.optim.milestones in steps must be whole numbers, got {optim.milestones}; round them")
 
 
 def _optimizer(config: Config) -> None:
@@ -139,7 +139,9 @@ def _augmentations(config: Config) -> None:
         name, _, argument = text.partition(":")
         if name not in AUGMENTATIONS:
             near = AUGMENTATIONS[nearest(name, AUGMENTATIONS)[0]]
-            raise ConfigError(f"config.data.augment has no {text!r}; did you mean {near}?")
+            raise ConfigError(
+                f"config.data.augment must hold only {', '.join(AUGMENTATIONS.values())}, got {text!r}; did you mean {near}?"
+            )
         if name == "flip" and argument:
             raise ConfigError(f"config.data.augment: flip takes no argument, got {text!r}; write flip")
         if name == "pad_crop" and not (argument.isdecimal() and int(argument) > 0):
@@ -149,7 +151,9 @@ def _augmentations(config: Config) -> None:
             raise ConfigError(f"config.data.augment: {text} must pad by less than config.data.image_size, got {size}; pad less")
     names = [text.partition(":")[0] for text in config.data.augment]
     if len(set(names)) != len(names):
-        raise ConfigError(f"config.data.augment must name each augmentation once, got {','.join(config.data.augment)}")
+        raise ConfigError(
+            f"config.data.augment must name each augmentation once, got {','.join(config.data.augment)}; keep one of each"
+        )
 
 
 _RULES: tuple[Callable[[Config], None], ...] = (

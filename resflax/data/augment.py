@@ -1,6 +1,7 @@
 """Augmentations on the device: pure functions of a key an example and a batch of normalised images.
 
-They run after normalisation, so that padding with zeros pads with the mean, as in He et al. 2015.
+They run after normalisation, so that padding with zeros pads with the mean, as in He et al. 2015. Every draw names its
+dtype: JAX's defaults, and with them the numbers drawn, change when 64-bit types are enabled.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ def pad_crop(pixels: int) -> Augmentation:
     def apply(keys: Array, images: Array) -> Array:
         height, width, channels = images.shape[1:]
         padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
-        corners = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * pixels + 1))(keys)  # int32[B, 2]
+        corners = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * pixels + 1, jnp.int32))(keys)  # int32[B, 2]
 
         def crop(image: Array, corner: Array) -> Array:
-            return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
+            return jax.lax.dynamic_slice(image, (corner[0], corner[1], jnp.int32(0)), (height, width, channels))
 
         return jax.vmap(crop)(padded, corners)
 
@@ -40,7 +41,7 @@ def flip() -> Augmentation:
     """Mirrors each image left to right with probability one half."""
 
     def apply(keys: Array, images: Array) -> Array:
-        mirrored = jax.vmap(jax.random.bernoulli)(keys)
+        mirrored = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32) < 0.5)(keys)
         return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
     return apply

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from resflax.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 MAX_PIXELS = 64 * 2**20  # beyond this a file is refused before its pixels are allocated
+
+# How an image of each EXIF orientation is set upright.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -26,28 +40,48 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     """
     height, width, channels = shape
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as file:
-                if file.width * file.height > MAX_PIXELS:
-                    raise InputError(f"{path} must have at most {MAX_PIXELS} pixels, got {file.width} x {file.height}")
-                image = ImageOps.exif_transpose(file)
-                if image.mode.startswith("I;16") or image.mode == "I":
-                    image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-                if "A" in image.getbands() or "transparency" in image.info:
-                    image = image.convert("RGBA")
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-                image = image.convert("L" if channels == 1 else "RGB")
-                if image.size != (width, height):
-                    image = image.resize((width, height), Image.Resampling.BILINEAR)
-                return np.asarray(image).reshape(shape)
+        image = _open(path).convert("L" if channels == 1 else "RGB")
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(image).reshape(shape)
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = getattr(error, "strerror", None) or str(error).replace(str(path), "file").partition("\n")[0]
+    except Exception as error:  # a damaged file leads Pillow's parsers to struct.error, TypeError and what not
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "it is none, or its beginning is damaged"
+        else:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(
-            f"{path} must be a readable {', '.join(FORMATS)} image, but: {reason or type(error).__name__}"
+            f"{path} must be a readable JPEG, PNG or WebP image, but: {reason}; convert it or leave it out"
         ) from error
+
+
+def _open(path: Path) -> Image.Image:
+    """The image upright, opaque, with 8 bits a channel, in whatever mode."""
+    if path.exists() and not path.is_file():  # opening a named pipe would wait for a writer
+        raise InputError(f"{path} must be an image file, but it is a folder or a device; name a file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a readable image with odd metadata is no news
+        try:
+            file = Image.open(path, formats=FORMATS)
+        except Image.DecompressionBombError as error:
+            raise InputError(f"{path} must have at most {MAX_PIXELS} pixels; scale it down") from error
+        with file:
+            if file.width * file.height > MAX_PIXELS:
+                raise InputError(
+                    f"{path} must have at most {MAX_PIXELS} pixels, got {file.width} x {file.height}; scale it down"
+                )
+            file.load()
+            orientation = 1
+            with contextlib.suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
+                orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+            image = file.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else file.copy()
+    if image.mode.startswith("I;16") or image.mode == "I":
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
 
 
 def find_images(arguments: list[str]) -> list[Path]:
@@ -57,16 +91,15 @@ def find_images(arguments: list[str]) -> list[Path]:
     """
     found: list[Path] = []
     for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            inside = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
-        elif any(character in argument for character in "*?[") and not path.exists():
-            base = Path(path.anchor or ".")
-            inside = sorted(one for one in base.glob(argument.removeprefix(path.anchor)) if one.is_file())
+        # `os.path` answers False where `Path` raises: names that are too long, folders that may not be entered.
+        if os.path.isdir(argument):
+            inside = sorted(one for one in Path(argument).rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
+        elif glob.has_magic(argument) and not os.path.lexists(argument):
+            inside = sorted(Path(one) for one in glob.glob(argument, recursive=True) if os.path.isfile(one))
         else:
-            found.append(path)
+            found.append(Path(argument))
             continue
         if not inside:
-            raise InputError(f"{argument} must hold images ({', '.join(SUFFIXES)}), but none was found")
+            raise InputError(f"{argument} must hold images ({', '.join(SUFFIXES)}), but none was found; check the path")
         found += inside
     return found

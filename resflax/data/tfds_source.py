@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import re
 from typing import Any
 
@@ -36,16 +35,23 @@ def load(name: str, split: str, data_dir: str | None) -> ImageArrays:
     return ImageArrays(images, labels, tuple(label.names))
 
 
+def _prepare(builder: tfds.core.DatasetBuilder) -> None:
+    tfds.disable_progress_bar()
+    with storage("prepare digits in", builder.data_path), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            builder.download_and_prepare()  # what it prints would spoil a command's output
+        except OSError:
+            if not builder.data_path.exists():  # it does when another process was faster
+                raise
+
+
 def _builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     if name == "digits":
         from resflax.data.digits import Digits
 
-        directory = data_dir or os.environ.get("TFDS_DATA_DIR")
-        builder = Digits(data_dir=directory, file_format="array_record")
+        builder = Digits(data_dir=data_dir, file_format="array_record")
         if not builder.data_path.exists():
-            tfds.disable_progress_bar()
-            with storage("prepare digits in", builder.data_path), contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare()  # what it prints would spoil a command's output
+            _prepare(builder)
         return builder
     known = {*DATASETS, *tfds.list_builders(with_community_datasets=False)}
     if re.split("[/:]", name)[0] not in known:  # asking tfds itself would import TensorFlow

@@ -33,7 +33,7 @@ class Progress:
         """Takes in the reports of a chunk."""
         losses = [float(loss) for loss in reports.loss]
         self.losses += losses
-        self.correct += int(np.sum(reports.correct))
+        self.correct += round(float(np.sum(reports.correct, dtype=np.float64)))
         self.gradient_norm = float(reports.gradient_norm[-1])
         self.first_losses += losses[: DIGEST_STEPS - len(self.first_losses)]
         self.window_seconds += seconds

@@ -24,7 +24,7 @@ class StepMetrics(struct.PyTreeNode):
     """What a training step reports."""
 
     loss: Array  # shape=(), float32: mean over the batch
-    correct: Array  # shape=(), int32
+    correct: Array  # shape=(), float32: a count; as a float it is reduced over devices together with the gradients
     gradient_norm: Array  # shape=(), float32: before clipping
     finite: Array  # shape=(), bool: the update was applied
 
@@ -65,7 +65,7 @@ def make_train_step(
         variables = {"params": params, "batch_stats": batch_stats}
         logits, changed = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key})
         losses = jnp.where(batch["mask"], loss(logits, batch["label"]), 0)
-        correct = jnp.sum(batch["mask"] & (jnp.argmax(logits, axis=-1) == batch["label"]), dtype=jnp.int32)
+        correct = jnp.sum(batch["mask"] & (jnp.argmax(logits, axis=-1) == batch["label"]), dtype=jnp.float32)
         return jnp.sum(losses) / total, (changed.get("batch_stats", {}), correct)
 
     def gradients(state: TrainState, batch: Batch, resident: Batch) -> tuple[Tree, Tree, Array, Array]:
@@ -96,7 +96,7 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch, resident: Batch) -> tuple[TrainState, StepMetrics]:
         gradient, batch_stats, value, correct = gradients(state, batch, resident)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema

@@ -1,0 +1,51 @@
+"""Eight virtual CPU devices, strict JAX, the digits prepared once, nothing from or to the user's own folders."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+SCRATCH = Path(tempfile.gettempdir()) / f"resflax-tests-{os.getuid()}"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TFDS_DATA_DIR"] = str(SCRATCH / "tfds")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(SCRATCH / "xla")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config):
+    if not hasattr(config, "workerinput"):  # before pytest-xdist starts its workers
+        from resflax.data.arrays import load_split
+
+        load_split("digits", "test")
+
+
+@pytest.fixture
+def one_device_environment():
+    """The environment of a child process that sees one CPU device, as on a laptop."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("XLA_FLAGS")
+    return environment
+
+
+@pytest.fixture
+def command(one_device_environment, tmp_path):
+    """Runs `python -m resflax.NAME ARGUMENTS` in an empty folder; returns the completed process."""
+    import subprocess
+
+    def run(name, *arguments, **options):
+        return subprocess.run(
+            [sys.executable, "-m", f"resflax.{name}", *map(str, arguments)],
+            cwd=tmp_path,
+            env=one_device_environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            **options,
+        )
+
+    return run

@@ -1,0 +1,101 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from resflax.nn import Conv, convolution
+
+CASES = [
+    (kernel, stride, dilation, groups, size)
+    for kernel, stride, dilation, groups, size in itertools.product((1, 3, 7), (1, 2), (1, 2), (1, 2), ((8, 8), (9, 7)))
+    if dilation == 1 or kernel > 1
+]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation", "groups", "size"), CASES)
+@pytest.mark.parametrize("pad", ["same", "none"])
+def test_canonical_gradients_equal_those_of_lax(kernel, stride, dilation, groups, size, pad):
+    reach = (kernel - 1) * dilation + 1
+    if pad == "none" and reach > min(size):
+        size = (reach + size[0] % 2, reach + 1)
+    amount = 0 if pad == "none" else dilation * (kernel - 1) // 2
+    options = {
+        "stride": (stride, stride),
+        "padding": ((amount, amount), (amount, amount)),
+        "dilation": (dilation, dilation),
+        "groups": groups,
+    }
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(kernel * 100 + stride * 10 + dilation)
+        x = jnp.asarray(rng.normal(size=(3, *size, 4)))
+        w = jnp.asarray(rng.normal(size=(kernel, kernel, 4 // groups, 6)))
+        y, canonical = jax.vjp(lambda x, w: convolution(x, w, **options, gradient="canonical"), x, w)
+        expected, reference = jax.vjp(lambda x, w: convolution(x, w, **options), x, w)
+        dy = jnp.asarray(rng.normal(size=y.shape))
+        assert y.dtype == jnp.float64
+        np.testing.assert_array_equal(y, expected)
+        for ours, theirs in zip(canonical(dy), reference(dy), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_uneven_padding_and_uneven_strides():
+    options = {"stride": (2, 3), "padding": ((0, 2), (1, 0)), "dilation": (1, 2)}
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x, w = jnp.asarray(rng.normal(size=(2, 10, 11, 2))), jnp.asarray(rng.normal(size=(3, 2, 2, 5)))
+        y, canonical = jax.vjp(lambda x, w: convolution(x, w, **options, gradient="canonical"), x, w)
+        _, reference = jax.vjp(lambda x, w: convolution(x, w, **options), x, w)
+        for ours, theirs in zip(canonical(jnp.ones_like(y)), reference(jnp.ones_like(y)), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_canonical_convolutions_have_no_dilated_input_and_standard_layouts():
+    # This is what XLA:CPU's fast path asks for; anything else is a naive loop nest inside a while body.
+    def loss(x, w):
+        return jnp.sum(convolution(x, w, stride=(2, 2), padding=((1, 1), (1, 1)), gradient="canonical") ** 2)
+
+    text = jax.jit(jax.grad(loss, (0, 1))).lower(jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 4))).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == 3
+    for line in convolutions:
+        assert "dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line
+        assert "lhs_dilate = [1, 1]" in line
+
+
+def test_padding_defaults_to_pytorchs():
+    x = jnp.ones((1, 7, 9, 2))
+    for kernel, stride, dilation in itertools.product((1, 3, 5), (1, 2), (1, 2)):
+        layer = Conv(3, kernel, stride=stride, dilation=dilation)
+        y, _ = layer.init_with_output(jax.random.key(0), x)
+        pad = dilation * (kernel - 1) // 2
+        assert y.shape[1:3] == tuple((n + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for n in (7, 9))
+
+
+def test_initialisation_is_kaiming_normal_over_the_fan_out():
+    kernel = Conv(64, 3).init(jax.random.key(0), jnp.zeros((1, 8, 8, 32)))["params"]["kernel"]
+    assert float(jnp.std(kernel)) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+    assert float(jnp.max(jnp.abs(kernel))) > 3 * np.sqrt(2 / (9 * 64))  # not truncated
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+    layer = Conv(4, 3, dtype=jnp.bfloat16)
+    y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 2)))
+    assert y.dtype == jnp.bfloat16
+    assert variables["params"]["kernel"].dtype == jnp.float32
+
+
+def test_gradient_in_a_scan_uses_the_canonical_form_on_cpu_only():
+    def lowered(platform):
+        def loss(w, x):
+            body = lambda x, w: (convolution(x, w, padding=((1, 1), (1, 1)), gradient="canonical"), None)  # noqa: E731
+            return jnp.sum(lax.scan(body, x, w)[0])
+
+        function = jax.jit(jax.grad(loss))
+        shapes = (jax.ShapeDtypeStruct((2, 3, 3, 4, 4), jnp.float32), jax.ShapeDtypeStruct((1, 8, 8, 4), jnp.float32))
+        return function.trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+
+    assert "[f, 0, 1, b]" not in lowered("cpu")
+    assert "[f, 0, 1, b]" in lowered("cuda")  # lax's own kernel gradient
