@@ -24,6 +24,9 @@ class Workdir:
 
     root: epath.Path
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", epath.Path(self.root))  # a plain pathlib path will do
+
     @property
     def config(self) -> epath.Path:
         """The resolved configuration, written first."""

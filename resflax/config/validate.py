@@ -30,7 +30,7 @@ def _check_fields(section: Any, prefix: str) -> None:
         value = getattr(section, name)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             if not isinstance(value, hint):
-                raise ConfigError(f"config.{prefix}{name} must be a {hint.__name__}, got {value!r}")
+                raise ConfigError(f"config.{prefix}{name} must be a resflax.config.{hint.__name__}, got {value!r}; make one")
             _check_fields(value, f"{prefix}{name}.")
         else:
             check(prefix + name, hint, value)

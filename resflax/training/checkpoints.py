@@ -53,7 +53,7 @@ class Saved:
                 f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}; use the configuration it was made with"
             )
         with storage("read", self.path), ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(self.path / "state", abstract)
+            return checkpointer.restore(_absolute(self.path / "state"), abstract)
 
 
 def open_checkpoint(path: epath.Path) -> Saved:
@@ -145,7 +145,7 @@ class Checkpoints:
         snapshot = self._snapshot(state)
         with storage("write", path):
             path.mkdir(parents=True, exist_ok=True)
-            self._orbax.save(path / "state", args=ocp.args.StandardSave(snapshot))
+            self._orbax.save(_absolute(path / "state"), args=ocp.args.StandardSave(snapshot))
         manifest = {"format": FORMAT, "step": step, "score": score, "tree": signature(snapshot)}
         frozen = json.loads(json.dumps(progress))  # the caller goes on to change it
         self._committing = self._thread.submit(self._commit, path, manifest, frozen, dict(metadata))
@@ -190,6 +190,11 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._orbax.close()
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+    """Orbax takes no relative paths."""
+    return path if "://" in str(path) else path.absolute()
 
 
 def _files(path: epath.Path) -> list[str]:

@@ -97,10 +97,10 @@ class Display:
 
 
 def quiet() -> None:
-    """Keeps the libraries' own notes (absl, Orbax) off the terminal; errors still show."""
+    """Keeps the libraries' own notes (absl, Orbax) off the terminal; what goes wrong is raised, and said once by us."""
     import logging
 
     from absl import logging as absl_logging
 
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)

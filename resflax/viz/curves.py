@@ -43,5 +43,6 @@ def plot_curves(rows: Sequence[Mapping[str, float]], split: str, title: str) -> 
             ha="right",
             color=ORANGE,
         )
-    right.legend(frameon=False, fontsize=9)
+    if right.lines:
+        right.legend(frameon=False, fontsize=9)
     return figure
