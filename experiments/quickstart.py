@@ -17,7 +17,7 @@ RESNET = Config(
     model=ModelConfig("cifar_resnet14"),
     batch_norm=BatchNormConfig(group_size=64),
     optim=OptimConfig(
-        learning_rate=0.1, nesterov=True, weight_decay=5e-4, schedule="cosine", warmup_steps=50, decay_mask="kernels"
+        learning_rate=0.1, nesterov=True, weight_decay=5e-4, schedule="cosine", warmup_fraction=0.05, decay_mask="kernels"
     ),
 )
 
@@ -27,7 +27,7 @@ CNN = Config(
     eval_every_steps=100,
     data=DataConfig(name="digits", batch_size=64, image_size=16, augment=("pad_crop:2",)),
     model=ModelConfig("tutorial_cnn"),
-    optim=OptimConfig(name="adam", learning_rate=2e-3, schedule="cosine", warmup_steps=50),
+    optim=OptimConfig(name="adam", learning_rate=2e-3, schedule="cosine", warmup_fraction=0.05),
 )
 
 

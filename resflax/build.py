@@ -83,12 +83,9 @@ def make_schedule(config: Config, steps: int, steps_per_epoch: float) -> optax.S
         schedule = schedules.linear_schedule(peak, steps, settings.final_factor)
     else:
         schedule = optax.constant_schedule(peak)
-    warmup = settings.warmup_steps or round(settings.warmup_epochs * steps_per_epoch)
-    if warmup >= steps and warmup:
-        raise ConfigError(
-            f"the warm-up must end before the run does, got {warmup} of {steps} steps; shorten config.optim.warmup_steps "
-            "or config.optim.warmup_epochs"
-        )
+    warmup = settings.warmup_steps or round(settings.warmup_epochs * steps_per_epoch + settings.warmup_fraction * steps)
+    if warmup and warmup >= steps:  # steps and epochs can only be compared once the data are known
+        raise ConfigError(f"the warm-up must end before the run does, got {warmup} of {steps} steps; shorten it")
     return schedules.with_warmup(schedule, warmup, settings.warmup_factor, settings.warmup)
 
 

@@ -97,6 +97,7 @@ class OptimConfig:
     final_factor: Annotated[float, Range(0, 1)] = 0.0  # of `cosine` and `linear`: last rate / peak rate
     warmup_steps: CountOrZero = 0
     warmup_epochs: NonNegative = 0.0
+    warmup_fraction: UnitInterval = 0.0  # of the run; at most one of the three is set
     warmup: Literal["linear", "constant"] = "linear"
     warmup_factor: Annotated[float, Range(0, 1)] = 0.0  # rate at the first step / peak rate
     clip_norm: Positive | None = None  # global norm of the gradient

@@ -71,17 +71,18 @@ def _group(config: Config) -> None:
 
 
 def _warmup(config: Config) -> None:
-    optim = config.optim
-    if optim.warmup_steps and optim.warmup_epochs:
+    lengths = {unit: getattr(config.optim, f"warmup_{unit}") for unit in ("steps", "epochs", "fraction")}
+    given = [unit for unit, length in lengths.items() if length]
+    if len(given) > 1:
         raise ConfigError(
-            "only one of config.optim.warmup_steps and config.optim.warmup_epochs may be set, got "
-            f"{optim.warmup_steps} and {optim.warmup_epochs}; set the other to 0"
+            f"only one of config.optim.warmup_{given[0]} and config.optim.warmup_{given[1]} may be set, got "
+            f"{lengths[given[0]]} and {lengths[given[1]]}; set the other to 0"
         )
     for unit in ("steps", "epochs"):
-        warmup, total = getattr(optim, f"warmup_{unit}"), getattr(config, f"total_{unit}")
-        if total is not None and warmup >= total:
+        total = getattr(config, f"total_{unit}")
+        if total is not None and lengths[unit] >= total:
             raise ConfigError(
-                f"config.optim.warmup_{unit} must be less than config.total_{unit}, got {warmup} and {total}; "
+                f"config.optim.warmup_{unit} must be less than config.total_{unit}, got {lengths[unit]} and {total}; "
                 "shorten the warm-up"
             )
 

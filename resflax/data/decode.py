@@ -47,10 +47,10 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     except InputError:
         raise
     except Exception as error:  # a damaged file leads Pillow's parsers to struct.error, TypeError and what not
-        if isinstance(error, Image.UnidentifiedImageError):
-            reason = "it is none, or its beginning is damaged"
-        else:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:
+            raise InputError(f"{path} must be a file that can be read, but: {error.strerror}; check the path") from error
+        none = isinstance(error, Image.UnidentifiedImageError)
+        reason = "it is none, or its beginning is damaged" if none else str(error) or type(error).__name__
         raise InputError(
             f"{path} must be a readable JPEG, PNG or WebP image, but: {reason}; convert it or leave it out"
         ) from error

@@ -5,7 +5,8 @@ device is touched, so a builder imports its network when it is called.
 
 Glossary. `cifar_resnetN` and `cifar_plainN` are the 6n+2 layer networks of He et al. 2015, Sec. 4.2 (16-32-64 channels,
 0.27 M parameters at 20 layers), with and without shortcuts; they are not the ImageNet networks of the same depth
-(`resnet18` has 11 M). `tutorial_cnn` and `tutorial_resnet` are the two networks of the classic Keras tutorial.
+(`resnet18` has 11 M). `resnetN` are those, under timm's and torchvision's names: version 1.5, with the stride of a
+bottleneck on its 3x3 convolution; version 1 has it on the first 1x1. `tutorial_cnn` and `tutorial_resnet` are the two networks of the classic Keras tutorial.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Shortcut = Literal["A", "B", "C"]
 Repeat = Literal["loop", "scan", "scan_remat"]
 
 HE_2015 = "He et al. 2015, Deep Residual Learning for Image Recognition, Sec. 4.2"
+HE_2015_IMAGENET = "He et al. 2015, Deep Residual Learning for Image Recognition, Table 1 (v1.5)"
 TUTORIAL = "the classic Keras tutorial"
 
 
@@ -91,6 +93,28 @@ def tutorial_resnet(*, num_classes: int, norm: NormFactory | None = None, dtype:
     return tutorial.TutorialResNet(num_classes=num_classes, norm=norm, dtype=dtype)
 
 
+def resnet(
+    depth: int,
+    *,
+    num_classes: int,
+    norm: NormFactory | None = None,
+    dtype: DType = None,
+    width: int = 64,
+    repeat: Repeat = "loop",
+    zero_gamma: bool = True,
+) -> nn.Module:
+    """The ImageNet residual network of 18, 34, 50, 101 or 152 layers, version 1.5."""
+    from resflax.models import resnet as networks
+
+    return networks.resnet(
+        depth, num_classes=num_classes, norm=norm, dtype=dtype, width=width, repeat=repeat, zero_gamma=zero_gamma
+    )
+
+
+def _imagenet(depth: int, parameters: int, multiply_adds: int) -> Model:
+    return Model(functools.partial(resnet, depth), HE_2015_IMAGENET, (224, 224, 3), 1000, parameters, multiply_adds)
+
+
 def _row(builder: Callable[..., nn.Module], depth: int, parameters: int, multiply_adds: int) -> Model:
     return Model(functools.partial(builder, depth), HE_2015, (32, 32, 3), 10, parameters, multiply_adds)
 
@@ -106,6 +130,11 @@ MODELS: dict[str, Model] = {
     "cifar_plain32": _row(cifar_plain, 32, 464_154, 68_862_592),
     "cifar_plain44": _row(cifar_plain, 44, 658_586, 97_174_144),
     "cifar_plain56": _row(cifar_plain, 56, 853_018, 125_485_696),
+    "resnet18": _imagenet(18, 11_689_512, 1_814_073_344),
+    "resnet34": _imagenet(34, 21_797_672, 3_663_761_408),
+    "resnet50": _imagenet(50, 25_557_032, 4_089_184_256),
+    "resnet101": _imagenet(101, 44_549_160, 7_801_405_440),
+    "resnet152": _imagenet(152, 60_192_808, 11_513_626_624),
     "tutorial_cnn": Model(tutorial_cnn, TUTORIAL, (32, 32, 3), 10, 42_442, 3_915_648),
     "tutorial_resnet": Model(tutorial_resnet, TUTORIAL, (224, 224, 3), 1000, 64_152_552, 9_603_391_488),
 }

@@ -71,7 +71,7 @@ class Display:
     def say(self, text: str) -> None:
         """One line that stays."""
         if self._progress is not None:
-            self._progress.console.print(text, highlight=False, markup=False)
+            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 

@@ -1,0 +1,43 @@
+"""He et al. 2015, Deep Residual Learning for Image Recognition, Sec. 4.2 and Table 6: CIFAR-10.
+
+    python -m resflax.train --config=experiments/he2015_cifar.py:resnet56     # needs CIFAR-10, see README
+
+The recipe as printed: 64k iterations of batch 128; rate 0.1, divided by 10 at 32k and 48k; momentum 0.9; weight decay 1e-4
+on every parameter, as an L2 term; no dropout; He initialisation; option A shortcuts; the mean image is subtracted;
+4 pixels of padding, a random crop, a random flip; the test scores the single view. "Two GPUs" with a batch of 128 means
+normalisation over 64 images. ResNet-110 starts at a rate of 0.01 until its training error is below 80 % (about 400
+iterations); here for exactly 400.
+
+Not printed, chosen here: pixels are scaled to 0..1 before the mean image is subtracted; the velocity is multiplied by the
+rate (PyTorch's form; Caffe's differs when the rate changes); running statistics have momentum 0.9 and are biased.
+"""
+
+import dataclasses
+
+from resflax.config import BatchNormConfig, CheckpointConfig, Config, DataConfig, ModelConfig, OptimConfig
+from resflax.config.files import choose_variant
+
+BASE = Config(
+    total_steps=64_000,
+    log_every_steps=100,
+    eval_every_steps=2_000,
+    data=DataConfig(
+        name="cifar10", batch_size=128, eval_batch_size=1000, normalize="per_pixel_mean", augment=("pad_crop:4", "flip")
+    ),
+    batch_norm=BatchNormConfig(group_size=64),
+    optim=OptimConfig(
+        learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay="coupled", decay_mask="all", schedule="step"
+    ),
+    checkpoint=CheckpointConfig(every_steps=2_000),
+)
+
+
+def get_config(variant: str = "resnet20") -> Config:
+    """`resnet20` ... `resnet1202`, `plain20` ... `plain56`."""
+    names = [*(f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)), *(f"plain{depth}" for depth in (20, 32, 44, 56))]
+    rows = {name: dataclasses.replace(BASE, model=ModelConfig(f"cifar_{name}")) for name in names}
+    slow_start = dataclasses.replace(BASE.optim, warmup_steps=400, warmup="constant", warmup_factor=0.1)
+    rows["resnet110"] = dataclasses.replace(rows["resnet110"], optim=slow_start)
+    looped = ModelConfig("cifar_resnet1202", {"repeat": "scan_remat"})  # unrolled it would compile for minutes
+    rows["resnet1202"] = dataclasses.replace(rows["resnet1202"], model=looped)
+    return choose_variant(variant, rows)

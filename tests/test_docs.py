@@ -1,0 +1,68 @@
+"""Documents that show commands, keys or names are held to them."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from resflax.config import Config
+from resflax.config.fields import all_keys
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_every_key_is_documented_with_its_default():
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| .*? \| `(.*?)` \|", (ROOT / "docs/configuration.md").read_text(), re.MULTILINE))
+    assert rows.keys() == all_keys().keys()
+    for key, shown in rows.items():
+        value = Config()
+        for name in key.split("."):
+            value = getattr(value, name)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert shown.strip().lower() == text.lower(), key
+
+
+def test_links_lead_somewhere():
+    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def commands():
+    """The `python -m resflax` lines of the README, but those of blocks marked as not run."""
+    blocks = re.findall(r"(<!-- not run.*?-->\s*)?```bash\n(.*?)```", README, re.DOTALL)
+    return [line for skip, block in blocks if not skip for line in block.splitlines() if line.startswith("python -m")]
+
+
+def test_readme_commands_work(tmp_path, one_device_environment):
+    assert len(commands()) >= 5
+    for folder in ("docs", "experiments"):
+        os.symlink(ROOT / folder, tmp_path / folder)
+    shorter = ("--config.total_steps=4", "--config.eval_every_steps=2")
+    first = "python -m resflax.train --workdir=runs/quickstart-resnet"  # what `make train` does
+    for line in (first, *commands()):
+        words = shlex.split(line, comments=True)
+        words[0] = sys.executable
+        words += shorter if "resflax.train" in words else ()
+        done = subprocess.run(words, cwd=tmp_path, env=one_device_environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
+def test_readme_python_works():
+    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    scope = {}
+    exec(block, scope)  # noqa: S102
+    assert scope["logits"].shape == (8, 10)
+
+
+@pytest.mark.parametrize("name", re.findall(r"`((?:resflax|experiments|tests|docs)/[\w/.]*)`", README))
+def test_readme_names_files_that_exist(name):
+    assert (ROOT / name).exists()

@@ -1,0 +1,57 @@
+"""Every variant of every experiment is a valid configuration; recipes equal tables written down independently."""
+
+import re
+
+import pytest
+
+from resflax.config import load_config, validate
+from tests.conftest import ROOT
+
+VARIANTS = {
+    "quickstart": ("resnet", "cnn"),
+    "tutorial": ("cnn", "resnet"),
+    "he2015_cifar": (
+        *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)),
+        *(f"plain{depth}" for depth in (20, 32, 44, 56)),
+    ),
+}  # fmt: skip
+
+
+def test_all_experiments_are_listed():
+    assert {path.stem for path in (ROOT / "experiments").glob("*.py")} == VARIANTS.keys()
+
+
+@pytest.mark.parametrize(("name", "variant"), [(name, one) for name, variants in VARIANTS.items() for one in variants])
+def test_variant_is_valid(name, variant):
+    config, label = load_config(f"{name}:{variant}")
+    validate(config)
+    assert label == f"{name}-{variant}"
+
+
+@pytest.mark.parametrize("variant", VARIANTS["he2015_cifar"])
+def test_he_2015_recipe(variant):
+    """He et al. 2015, Sec. 4.2, read from the paper."""
+    config, _ = load_config(f"he2015_cifar:{variant}")
+    assert config.model.name == "cifar_" + variant
+    assert config.model.kwargs.get("shortcut", "A") == "A"
+    assert (config.total_steps, config.data.batch_size) == (64_000, 128)
+    optim = config.optim
+    assert (optim.name, optim.learning_rate, optim.momentum, optim.nesterov, optim.dampening) == ("sgd", 0.1, 0.9, False, 0)
+    assert (optim.weight_decay, optim.decay, optim.decay_mask) == (1e-4, "coupled", "all")
+    assert optim.schedule == "step"
+    assert [int(point * config.total_steps) for point in optim.milestones] == [32_000, 48_000]
+    assert optim.step_factor == 0.1
+    assert config.batch_norm.group_size == 128 // 2  # two GPUs
+    assert config.data.augment == ("pad_crop:4", "flip")
+    assert config.data.normalize == "per_pixel_mean"
+    assert (config.data.train_split, config.data.eval_split) == ("train", "test")
+    warm = (optim.warmup_steps, optim.warmup, optim.learning_rate * optim.warmup_factor)
+    assert warm == ((400, "constant", pytest.approx(0.01)) if variant == "resnet110" else (0, "linear", 0))
+    assert config.loss.label_smoothing == 0
+    assert config.precision.compute == "float32"
+
+
+def test_docstrings_show_commands_that_parse():
+    for path in (ROOT / "experiments").glob("*.py"):
+        for specification in re.findall(r"--config=(\S+)", path.read_text()):
+            validate(load_config(specification)[0])
