@@ -6,10 +6,13 @@ from pathlib import Path
 
 
 def main(report: str) -> int:
+    """Returns the exit code for a JUnit XML report."""
     lines = Path(__file__).with_name("allowed_skips.txt").read_text().splitlines()
     allowed = {line.partition(" ")[0] for line in lines if line.strip() and not line.startswith("#")}
     skipped = [
-        f"{case.get('classname')}::{case.get('name')}" for case in ET.parse(report).iter("testcase") if case.find("skipped") is not None
+        f"{case.get('classname')}::{case.get('name')}"
+        for case in ET.parse(report).iter("testcase")
+        if case.find("skipped") is not None
     ]
     unexpected = [name for name in skipped if name not in allowed]
     for name in unexpected:

@@ -330,6 +330,8 @@ def find_checkpoint(path: str, step: int | None = None, say: Any = None) -> Save
 def restore_variables(saved: Saved) -> tuple[Config, nn.Module, Variables]:
     """The network of a checkpoint and the variables it is evaluated with, on the first device."""
     config = from_dict(saved.metadata["config"])
+    if config.precision.compute == "float64":
+        jax.config.update("jax_enable_x64", True)  # without it JAX has no such arrays
     preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
     model = make_model(config, len(saved.metadata["class_names"]))
     # The state does not depend on what the schedule says, only on there being one.

@@ -51,5 +51,6 @@ class Interrupted(ResflaxError):
 
 
 def nearest(name: str, valid: Iterable[str], count: int = 1) -> list[str]:
-    """The `count` members of `valid` most similar to `name`, most similar first."""
-    return difflib.get_close_matches(name, sorted(valid), n=count, cutoff=0.0)
+    """The `count` members of `valid` most similar to `name`, most similar first; those that end with it come first."""
+    alike = difflib.get_close_matches(name, sorted(valid), n=max(count, 20), cutoff=0.0)
+    return sorted(alike, key=lambda one: not one.endswith(name))[:count]

@@ -64,7 +64,6 @@ def predict(workdir: str, paths: Sequence[str], top: int = 5, step: int | None =
     from resflax.build import find_checkpoint, make_probabilities, restore_variables
 
     saved = find_checkpoint(workdir, step, lambda text: print(text, file=sys.stderr))
-    prepare_jax(saved.metadata["config"]["precision"]["compute"] == "float64")
     config, model, variables = restore_variables(saved)
     names = saved.metadata["class_names"]
     probabilities = make_probabilities(config, model, variables, saved.metadata["preprocessing"])

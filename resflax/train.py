@@ -74,12 +74,14 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
     from resflax.training.signals import SignalFlag
 
     files = Workdir(epath.Path(workdir))
-    claim(files, config)
+    check_workdir(files, config)
     if files.result.exists():
         return read_json(files.result)
 
     with SignalFlag() as signals:
         run = build(config)
+        if not files.config.exists():
+            write_json(files.config, to_dict(config))
         saved = latest_checkpoint(files.checkpoints, lambda text: print(text, file=sys.stderr), set_aside=True)
         if saved is None:
             state, progress, step = run.initial_state(), Progress(), 0
@@ -136,14 +138,19 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
     return record
 
 
-def claim(files: Workdir, config: Config) -> None:
-    """Writes `config.json` first of all, or checks that the workdir belongs to this configuration."""
-    from resflax.files import read_json, write_json
+def check_workdir(files: Workdir, config: Config) -> None:
+    """Raises `ConfigError` where the workdir belongs to a run with another configuration."""
+    from resflax.errors import StorageError
+    from resflax.files import read_json, storage
 
-    if not files.config.exists():
-        write_json(files.config, to_dict(config))
-        return
-    changes = changed_keys(read_json(files.config), to_dict(config))
+    with storage("write", files.root):
+        if not files.config.exists():
+            files.root.mkdir(parents=True, exist_ok=True)
+            return
+    found = read_json(files.config)
+    if not isinstance(found, dict):
+        raise StorageError(f"{files.config} must hold the configuration of a run, but it does not; restore or remove the file")
+    changes = changed_keys(found, to_dict(config))
     if changes:
         raise ConfigError(
             f"{files.root} belongs to a run with another configuration ({'; '.join(changes[:5])}); name another --workdir, "

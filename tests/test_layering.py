@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-GROUND = {"nn", "types", "prng", "tree", "files", "errors"}
+GROUND = {"nn", "types", "prng", "tree", "files", "errors", "ranges"}
 PARTS = {"models", "data", "optim"}
 MACHINERY = {"training", "results", "viz", "bench", "weights"}
 ENTRY_POINTS = {
@@ -73,12 +73,12 @@ def upward(unit: str, name: str) -> bool:
         return top == "tests" or unit != "experiments"
     if top != "resflax":
         return False
-    target = rest[0] if rest and (ROOT / "resflax" / rest[0]).with_suffix("").exists() else None
-    if target is None:
-        target = rest[0] if rest and (ROOT / "resflax" / f"{rest[0]}.py").exists() else "resflax"
+    # Anything else under resflax is an attribute of its own __init__.py.
+    target = rest[0] if rest and rest[0] in UNITS else "resflax"
     return target != unit and target not in ALLOWED[unit] and ".".join(rest[:2]) not in ALLOWED[unit]
 
 
+UNITS = {path.stem for path in (ROOT / "resflax").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 MODULES = sorted(path for folder in ("resflax", "experiments") for path in (ROOT / folder).rglob("*.py"))
 IMPORTS = [
     (path.relative_to(ROOT).as_posix(), unit_of(path), one)

@@ -7,11 +7,12 @@ import difflib
 import functools
 import sys
 import types
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from resflax.config.schema import Config, Range
+from resflax.config.schema import Config
 from resflax.errors import ConfigError
+from resflax.ranges import Range
 
 # What people type for a field that is called something else here, by the last part of the key.
 ALIASES = {
@@ -88,7 +89,7 @@ def unknown_key(key: str, also: tuple[str, ...] = ()) -> ConfigError:
     return ConfigError(f"config.{key} is not a configuration key; did you mean {named}?")
 
 
-def unknown_option(model: str, name: str, options: Iterable[str]) -> ConfigError:
+def unknown_option(model: str, name: str, options: Collection[str]) -> ConfigError:
     """The error for `model.kwargs.NAME` when the builder of `model` has no such argument."""
     if not options:
         return ConfigError(f"config.model.kwargs.{name} cannot be set: model {model} has no arguments; leave it out")

@@ -12,17 +12,24 @@ from resflax.errors import ConfigError
 from resflax.models.zoo import model_options
 
 _KWARGS = "model.kwargs."
+# Keys of which one at most is set, and the value of the others.
+_ONE_OF: tuple[tuple[frozenset[str], Any], ...] = (
+    (frozenset({"total_steps", "total_epochs"}), None),
+    (frozenset({"optim.warmup_steps", "optim.warmup_epochs", "optim.warmup_fraction"}), 0),
+)
 
 
 def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
     """`config` with each `"optim.learning_rate=0.2"` applied in turn.
 
-    Overriding one of `total_steps` and `total_epochs` clears the other. Arguments of the model's builder are
+    Overriding one of `total_steps` and `total_epochs`, or one of the three lengths of the warm-up, clears the others.
+    Arguments of the model's builder are
     `model.kwargs.NAME=VALUE`, typed by the builder's signature. Raises `ConfigError` for an unknown key, or a value
     that is not of the key's type or outside its range.
     """
     # The model's name decides which builder arguments exist, so it goes first wherever it stands.
     ordered = sorted(overrides, key=lambda text: not text.startswith("model.name="))
+    given = {text.partition("=")[0] for text in ordered}
     for text in ordered:
         key, equals, value = text.partition("=")
         if not equals:
@@ -33,9 +40,10 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
             config = _replace(config, key.split("."), parse(key, all_keys()[key], value))
         else:
             raise unknown_key(key, tuple(_KWARGS + name for name in model_options(config.model.name)))
-        for one, other in (("total_steps", "total_epochs"), ("total_epochs", "total_steps")):
-            if key == one and getattr(config, one) is not None:
-                config = _replace(config, [other], None)
+        for group, unset in _ONE_OF:
+            if key in group and parse(key, all_keys()[key], value) != unset:
+                for other in group - given:  # two given at once are left to `validate` to refuse
+                    config = _replace(config, other.split("."), unset)
     return config
 
 

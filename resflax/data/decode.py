@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from resflax.data.geometry import stretch
 from resflax.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -30,20 +31,21 @@ _UPRIGHT = {
 
 
 def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """Decodes a JPEG, PNG or WebP file to uint8 `shape` (height, width, 1 or 3 channels).
+    """Decodes a file as `decode` does and stretches it to uint8 `shape` (height, width, 1 or 3 channels)."""
+    height, width, channels = shape
+    return np.asarray(stretch(decode(path, channels), height, width)).reshape(shape)
 
-    The EXIF orientation is applied, transparency is laid on white, and the image is resized (bilinear, antialiased) where
-    its size differs.
+
+def decode(path: Path, channels: int) -> Image.Image:
+    """Decodes a JPEG, PNG or WebP file: 8 bits a channel, grey for one channel and RGB for three.
+
+    The EXIF orientation is applied, transparency is laid on white.
 
     Raises:
       InputError: the file cannot be read, is no such image, is damaged, or has too many pixels.
     """
-    height, width, channels = shape
     try:
-        image = _open(path).convert("L" if channels == 1 else "RGB")
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        return np.asarray(image).reshape(shape)
+        return _open(path).convert("L" if channels == 1 else "RGB")
     except InputError:
         raise
     except Exception as error:  # a damaged file leads Pillow's parsers to struct.error, TypeError and what not

@@ -36,6 +36,17 @@ def order(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     return permutation
 
 
+def uniforms(seed: int, epoch: int, example: int, count: int) -> np.ndarray:
+    """float64[count] in 0 <= u < 1, a pure function of its arguments: the randomness of host-side augmentation."""
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    with np.errstate(over="ignore"):
+        base = np.zeros(1, np.uint64)
+        for value in (seed, epoch, example):
+            base = _mix(base * golden + np.array([value], np.uint64) + golden)
+        bits = _mix(base + np.arange(1, count + 1, dtype=np.uint64) * golden)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
 def training_batch(seed: int, step: int, batch_size: int, num_examples: int) -> dict[str, np.ndarray]:
     """Global batch `step`: `id` int32[B], `epoch` int32[B], `mask` bool[B] (all true). It may straddle epochs."""
     position = step * batch_size + np.arange(batch_size, dtype=np.int64)

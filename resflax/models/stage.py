@@ -10,6 +10,7 @@ from resflax import nn as layers
 from resflax.nn.repeat import Repeat
 from resflax.types import Array, BlockFactory, ConvFactory, NormFactory
 
+
 class Stage(nn.Module):
     """`count` blocks of one width; the first has the stride. float[B, H, W, C] -> float[B, H/s, W/s, width]."""
 

@@ -6,7 +6,8 @@ device is touched, so a builder imports its network when it is called.
 Glossary. `cifar_resnetN` and `cifar_plainN` are the 6n+2 layer networks of He et al. 2015, Sec. 4.2 (16-32-64 channels,
 0.27 M parameters at 20 layers), with and without shortcuts; they are not the ImageNet networks of the same depth
 (`resnet18` has 11 M). `resnetN` are those, under timm's and torchvision's names: version 1.5, with the stride of a
-bottleneck on its 3x3 convolution; version 1 has it on the first 1x1. `tutorial_cnn` and `tutorial_resnet` are the two networks of the classic Keras tutorial.
+bottleneck on its 3x3 convolution; version 1 has it on the first 1x1. `tutorial_cnn` and `tutorial_resnet` are the two
+networks of the classic Keras tutorial.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from resflax.errors import ConfigError, nearest
+from resflax.ranges import Count
 
 if TYPE_CHECKING:
     from flax import linen as nn
@@ -58,7 +60,7 @@ def cifar_resnet(
     num_classes: int,
     norm: NormFactory | None = None,
     dtype: DType = None,
-    width: int = 16,
+    width: Count = 16,
     shortcut: Shortcut = "A",
     repeat: Repeat = "loop",
 ) -> nn.Module:
@@ -72,7 +74,7 @@ def cifar_plain(
     num_classes: int,
     norm: NormFactory | None = None,
     dtype: DType = None,
-    width: int = 16,
+    width: Count = 16,
     repeat: Repeat = "loop",
 ) -> nn.Module:
     """`cifar_resnet` without its shortcuts."""
@@ -99,7 +101,7 @@ def resnet(
     num_classes: int,
     norm: NormFactory | None = None,
     dtype: DType = None,
-    width: int = 64,
+    width: Count = 64,
     repeat: Repeat = "loop",
     zero_gamma: bool = True,
 ) -> nn.Module:
@@ -173,7 +175,7 @@ def model_options(name: str) -> dict[str, Any]:
     function = builder.func if isinstance(builder, functools.partial) else builder
     options = {name: hint for name, hint in function.__annotations__.items() if name not in _PROVIDED}
     # Only these are resolved: the types of the others (NormFactory, DType) live in modules that import JAX.
-    return get_type_hints(types.SimpleNamespace(__annotations__=options), globalns=function.__globals__)
+    return get_type_hints(types.SimpleNamespace(__annotations__=options), globalns=function.__globals__, include_extras=True)
 
 
 def create_model(

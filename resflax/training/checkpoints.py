@@ -105,9 +105,10 @@ def latest_checkpoint(root: epath.Path, say: Any = None, set_aside: bool = False
 
 def committed_steps(root: epath.Path) -> list[int]:
     """The steps under `root` that have a manifest, true or not, in increasing order."""
-    if not root.exists():
-        return []
-    return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and (path / _MANIFEST).exists())
+    with storage("read", root):
+        if not root.exists():
+            return []
+        return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and (path / _MANIFEST).exists())
 
 
 class Checkpoints:

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resflax.files import Workdir, append_line, truncate_lines
 
@@ -22,8 +22,7 @@ class MetricsWriter:
         truncate_lines(workdir.metrics, start_step)
         self._tensorboard = None
         if importlib.util.find_spec("tensorboardX") and "://" not in str(workdir.root):
-            from tensorboardX import SummaryWriter
-
+            SummaryWriter = _summary_writer()
             # purge_step hides the events of steps that a crash left behind and that are now redone.
             self._tensorboard = SummaryWriter(str(workdir.root), purge_step=start_step + 1 if start_step else None)
 
@@ -39,6 +38,20 @@ class MetricsWriter:
         """Ends the event file."""
         if self._tensorboard is not None:
             self._tensorboard.close()
+
+
+def _summary_writer() -> Any:
+    """tensorboardX imports PyTorch wherever that is installed, for seconds and hundreds of megabytes; here it finds none."""
+    absent = object()
+    torch = sys.modules.get("torch", absent)
+    if torch is absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it now raises ImportError
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if torch is absent:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 class Display:

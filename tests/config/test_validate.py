@@ -1,0 +1,220 @@
+import dataclasses
+
+import pytest
+
+from resflax.config import Config, ModelConfig, OptimConfig, apply_overrides, validate
+from resflax.config.validate import _RULES, AUGMENTATIONS
+from resflax.errors import ConfigError
+
+VALID = Config(total_steps=100)
+EPOCHS = Config(total_epochs=10)
+
+# rule -> [(what is changed, what the message says)]. What is changed is written as on the command line.
+IMPOSSIBLE = {
+    "_one_duration": [
+        ("total_steps=none", "exactly one of config.total_steps and config.total_epochs must be set, got None and None"),
+    ],
+    "_model": [
+        ("model.name=cifar_resnt20", "there is no model 'cifar_resnt20'; did you mean cifar_resnet20"),
+        ("model.name=", "there is no model ''"),
+        ("model.name=cifar_resnet21", "the depth of cifar_resnet must be 6n+2 (8, 14, 20, ...), got 21; use cifar_resnet20"),
+    ],
+    "_microbatches": [
+        ("optim.accumulate=3", "config.data.batch_size must be a multiple of config.optim.accumulate, got 128 and 3"),
+        ("optim.accumulate=256", "got 128 and 256; change one of them"),
+    ],
+    "_group": [
+        ("batch_norm.group_size=48", "= 128) must be a multiple of config.batch_norm.group_size, got 48; use a divisor of 128"),
+        ("batch_norm.group_size=256", "got 256; use a divisor of 128"),
+        ("batch_norm.group_size=64 optim.accumulate=4", "= 32) must be a multiple of config.batch_norm.group_size, got 64"),
+    ],
+    "_warmup": [
+        ("optim.warmup_steps=5 optim.warmup_epochs=1", "only one of config.optim.warmup_steps and config.optim.warmup_epochs"),
+        ("optim.warmup_steps=5 optim.warmup_fraction=0.1", "got 5 and 0.1; set the other to 0"),
+        ("optim.warmup_epochs=5 optim.warmup_fraction=0.1", "got 5.0 and 0.1; set the other to 0"),
+        ("optim.warmup_steps=100", "config.optim.warmup_steps must be less than config.total_steps, got 100 and 100; shorten"),
+        (
+            "total_epochs=2 optim.warmup_epochs=2.5",
+            "config.optim.warmup_epochs must be less than config.total_epochs, got 2.5 and 2.0; shorten",
+        ),
+    ],
+    "_milestones": [
+        ("optim.schedule=step optim.milestones=", "config.optim.milestones must be increasing and not empty, got ()"),
+        ("optim.schedule=step optim.milestones=0.75,0.5", "must be increasing and not empty, got (0.75, 0.5)"),
+        ("optim.schedule=step optim.milestones=0.5,0.5", "must be increasing and not empty, got (0.5, 0.5)"),
+        (
+            "optim.schedule=step optim.milestones=0.5,1",
+            "must lie before the end of the run, 1 with config.optim.milestone_unit=fraction, got (0.5, 1.0)",
+        ),
+        (
+            "optim.schedule=step optim.milestones=50,1234567 optim.milestone_unit=steps total_steps=1234567",
+            "must lie before the end of the run, 1234567 with config.optim.milestone_unit=steps, got (50.0, 1234567.0)",
+        ),
+        (
+            "optim.schedule=step optim.milestones=5,11 optim.milestone_unit=epochs total_epochs=10",
+            "must lie before the end of the run, 10 with config.optim.milestone_unit=epochs",
+        ),
+        (
+            "optim.schedule=step optim.milestones=0.5,0.75 optim.milestone_unit=steps",
+            "config.optim.milestones in steps must be whole numbers, got (0.5, 0.75); round them",
+        ),
+    ],
+    "_optimizer": [
+        ("optim.nesterov=true optim.name=adam", "config.optim.nesterov needs config.optim.name=sgd, a momentum above 0"),
+        ("optim.nesterov=true optim.momentum=0", "got sgd, 0.0 and 0.0; set config.optim.nesterov=false"),
+        ("optim.nesterov=true optim.dampening=0.1", "got sgd, 0.9 and 0.1; set config.optim.nesterov=false"),
+        ("optim.dampening=0.1 optim.name=adam", "config.optim.dampening belongs to sgd, got config.optim.name=adam; set"),
+        ("optim.name=adamw optim.weight_decay=1e-4", "config.optim.name=adamw means decoupled decay, got"),
+    ],
+    "_best": [
+        ("checkpoint.keep_best=1", "config.checkpoint.keep_best needs config.eval_every_steps and"),
+        ("checkpoint.keep_best=1 eval_every_steps=10", "got 10 and 0; set both, or keep_best to 0"),
+        ("checkpoint.keep_best=1 checkpoint.every_steps=10", "got 0 and 10; set both, or keep_best to 0"),
+        (
+            "checkpoint.keep_best=1 eval_every_steps=20 checkpoint.every_steps=30",
+            "config.checkpoint.every_steps must be a multiple of config.eval_every_steps, got 30 and 20",
+        ),
+    ],
+    "_augmentations": [
+        ("data.augment=flp", "config.data.augment must hold only pad_crop:PIXELS, flip, got 'flp'; did you mean flip?"),
+        ("data.augment=crop:4", "got 'crop:4'; did you mean pad_crop:PIXELS?"),
+        ("data.augment=flip:1", "flip takes no argument, got 'flip:1'; write flip"),
+        ("data.augment=pad_crop", "pad_crop needs a number of pixels, got 'pad_crop'; write pad_crop:4"),
+        ("data.augment=pad_crop:0", "pad_crop needs a number of pixels, got 'pad_crop:0'"),
+        ("data.augment=pad_crop:-1", "pad_crop needs a number of pixels, got 'pad_crop:-1'"),
+        ("data.augment=pad_crop:8 data.image_size=8", "pad_crop:8 must pad by less than config.data.image_size, got 8"),
+        ("data.augment=pad_crop:1,flip,pad_crop:2", "must name each augmentation once, got pad_crop:1,flip,pad_crop:2"),
+    ],
+}
+
+POSSIBLE = [
+    "total_epochs=0.5",
+    "model.name=cifar_resnet8 model.kwargs.width=4 model.kwargs.shortcut=C",
+    "model.name=tutorial_cnn",
+    "optim.accumulate=128",
+    "batch_norm.group_size=128",
+    "batch_norm.group_size=32 optim.accumulate=4",
+    "optim.warmup_steps=99",
+    "optim.warmup_fraction=0.99",
+    "total_epochs=2 optim.warmup_epochs=1.5",
+    "total_epochs=2 optim.warmup_steps=5000",
+    "optim.schedule=step optim.milestones=0.5,0.999",
+    "optim.schedule=step optim.milestones=50,99 optim.milestone_unit=steps",
+    "optim.schedule=step optim.milestones=2.5,9.5 optim.milestone_unit=epochs total_epochs=10",
+    "optim.schedule=cosine optim.milestones=",
+    "optim.nesterov=true",
+    "optim.dampening=0.1",
+    "optim.name=adamw optim.weight_decay=1e-4 optim.decay=decoupled",
+    "optim.name=adamw",
+    "optim.name=adam optim.weight_decay=1e-4",
+    "checkpoint.keep_best=1 eval_every_steps=10 checkpoint.every_steps=20",
+    "checkpoint.every_steps=30 eval_every_steps=20",
+    "data.augment=flip,pad_crop:7 data.image_size=8",
+    "data.augment=",
+]
+
+
+def change(text, config=VALID):
+    return apply_overrides(config, text.split())
+
+
+def refusal(config):
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(("rule", "text", "says"), [(rule, *case) for rule, cases in IMPOSSIBLE.items() for case in cases])
+def test_what_is_impossible_is_refused_by_its_rule(rule, text, says):
+    # `model.name` is looked up as soon as it is set, so that its arguments can be read.
+    if text.startswith("model.name="):
+        config = dataclasses.replace(VALID, model=ModelConfig(text.partition("=")[2]))
+    else:
+        config = change(text)
+    assert says in refusal(config)
+    one = next(one for one in _RULES if one.__name__ == rule)
+    with pytest.raises(ConfigError):
+        one(config)
+    for earlier in _RULES[: _RULES.index(one)]:
+        earlier(config)
+
+
+def test_every_rule_has_a_case():
+    assert {rule.__name__ for rule in _RULES} == IMPOSSIBLE.keys()
+
+
+@pytest.mark.parametrize("text", POSSIBLE)
+def test_what_is_possible_passes(text):
+    config = change(text)
+    assert validate(config) is config
+
+
+def test_two_durations_in_a_file_are_refused():
+    assert "must be set, got 100 and 3; set one with" in refusal(Config(total_steps=100, total_epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (
+            ModelConfig(kwargs={"widht": 4}),
+            "config.model.kwargs.widht is not a configuration key; did you mean config.model.kwargs.w",
+        ),
+        (
+            ModelConfig(kwargs={"width": "4"}),
+            "config.model.kwargs.width must be an integer at least 1, got '4'; set it with --config.model.kwargs",
+        ),
+        (ModelConfig(kwargs={"width": True}), "config.model.kwargs.width must be an integer at least 1, got True"),
+        (
+            ModelConfig(kwargs={"repeat": "Loop"}),
+            "config.model.kwargs.repeat must be one of loop, scan, scan_remat, got 'Loop'",
+        ),
+        (
+            ModelConfig("tutorial_cnn", {"width": 4}),
+            "config.model.kwargs.width cannot be set: model tutorial_cnn has no arguments",
+        ),
+        (ModelConfig("cifar_plain20", {"shortcut": "A"}), "config.model.kwargs.shortcut is not a configuration key"),
+        (
+            ModelConfig(kwargs=[4]),
+            "config.model.kwargs must be a dictionary, got [4]; set it with --config.model.kwargs.NAME=VALUE",
+        ),
+        (ModelConfig(name=20), "config.model.name must be text, got 20"),
+    ],
+)
+def test_a_files_model_is_checked_against_its_builder(model, says):
+    assert says in refusal(dataclasses.replace(VALID, model=model))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": 1.5}, "config.seed must be an integer at least 0 and at most 4294967295, got 1.5"),
+        ({"total_steps": True}, "config.total_steps must be an integer at least 1 or none, got True"),
+        (
+            {"optim": OptimConfig(learning_rate=float("nan"))},
+            "config.optim.learning_rate must be a number greater than 0, got nan",
+        ),
+        ({"optim": OptimConfig(learning_rate=10**400)}, "config.optim.learning_rate must be a number greater than 0, got 1000"),
+        (
+            {"optim": OptimConfig(milestones=[0.5])},
+            "config.optim.milestones must be a tuple, each item a number at least 0, got [0.5]",
+        ),
+        ({"optim": {"name": "sgd"}}, "config.optim must be a resflax.config.OptimConfig, got {'name': 'sgd'}"),
+        ({"data": None}, "config.data must be a resflax.config.DataConfig, got None; make one"),
+    ],
+)
+def test_a_files_values_are_checked_as_those_of_the_command_line(changes, says):
+    assert says in refusal(dataclasses.replace(VALID, **changes))
+
+
+def test_augmentations_are_those_of_the_device():
+    from resflax.data import augment
+
+    assert AUGMENTATIONS.keys() == augment.AUGMENTATIONS.keys()
+    for name, usage in AUGMENTATIONS.items():
+        text = usage.replace("PIXELS", "2")
+        assert text.partition(":")[0] == name
+        augment.make_augmentation((text,))
+        validate(change(f"data.augment={text}"))
