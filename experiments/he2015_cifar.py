@@ -25,9 +25,7 @@ BASE = Config(
         name="cifar10", batch_size=128, eval_batch_size=1000, normalize="per_pixel_mean", augment=("pad_crop:4", "flip")
     ),
     batch_norm=BatchNormConfig(group_size=64),
-    optim=OptimConfig(
-        learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay="coupled", decay_mask="all", schedule="step"
-    ),
+    optim=OptimConfig(learning_rate=0.1, momentum=0.9, weight_decay=1e-4, decay="coupled", decay_mask="all", schedule="step"),
     checkpoint=CheckpointConfig(every_steps=2_000),
 )
 

@@ -168,7 +168,7 @@ def test_schedules_equal_their_formulas(path):
     np.testing.assert_allclose(rates(with_optim(path, schedule="linear")), 0.1 * (1 - t / 100), rtol=1e-5, atol=1e-8)
     np.testing.assert_allclose(rates(with_optim(path)), 0.1)
     ramp = np.minimum(0.2 + 0.8 * t / 20, 1)
-    for changes in ({"warmup_steps": 20}, {"warmup_epochs": 2.0}):
+    for changes in ({"warmup_steps": 20}, {"warmup_epochs": 2.0}, {"warmup_fraction": 0.2}):
         config = with_optim(path, schedule="step", warmup_factor=0.2, **changes)
         np.testing.assert_allclose(rates(config), step * ramp, rtol=1e-5)
     constant = with_optim(path, schedule="step", warmup_steps=20, warmup="constant", warmup_factor=0.1)

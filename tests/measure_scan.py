@@ -1,0 +1,53 @@
+"""python -m tests.measure_scan: six 3x3 convolutions, forward and backward, unrolled and in a scan, measured in turn.
+
+A measurement and no test: it asserts nothing. `--naive` also times lax's own gradient in the scan.
+"""
+
+import statistics
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from resflax.nn import convolution
+
+CONVOLUTIONS, CHANNELS, SIZE, BATCH, REPEATS = 6, 32, 16, 128, 15
+PADDING = ((1, 1), (1, 1))
+
+
+def unrolled(kernels, x):
+    for kernel in kernels:
+        x = jax.nn.relu(convolution(x, kernel, padding=PADDING))
+    return jnp.sum(x**2)
+
+
+def scanned(gradient):
+    def body(x, kernel):
+        return jax.nn.relu(convolution(x, kernel, padding=PADDING, gradient=gradient)), None
+
+    return lambda kernels, x: jnp.sum(lax.scan(body, x, kernels)[0] ** 2)
+
+
+def main():
+    x = jax.random.normal(jax.random.key(0), (BATCH, SIZE, SIZE, CHANNELS))
+    kernels = 0.05 * jax.random.normal(jax.random.key(1), (CONVOLUTIONS, 3, 3, CHANNELS, CHANNELS))
+    forms = {"unrolled, lax": unrolled, "scan, canonical": scanned("canonical")}
+    if "--naive" in sys.argv:
+        forms["scan, lax"] = scanned("lax")
+    compiled = {name: jax.jit(jax.grad(form, (0, 1))).lower(kernels, x).compile() for name, form in forms.items()}
+    seconds = {name: [] for name in forms}
+    for _ in range(REPEATS + 1):
+        for name, form in compiled.items():
+            began = time.perf_counter()
+            jax.block_until_ready(form(kernels, x))
+            seconds[name].append(time.perf_counter() - began)
+    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, batch {BATCH}, {SIZE}x{SIZE}x{CHANNELS}, float32")
+    for name, (_, *values) in seconds.items():  # the first of each is warm-up
+        low, high = min(values) * 1e3, max(values) * 1e3
+        print(f"{name}: median {statistics.median(values) * 1e3:.1f} ms, {low:.1f} to {high:.1f}, n={len(values)}")
+
+
+if __name__ == "__main__":
+    main()
