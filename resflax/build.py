@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,9 +21,20 @@ from flax import linen as nn
 from resflax.config import Config, config_hash, from_dict, to_dict
 from resflax.data.arrays import ImageArrays, load_split
 from resflax.data.datasets import DATASETS
-from resflax.data.pipeline import ResidentPipeline
+from resflax.data.decode import decode, read_image
+from resflax.data.folders import ImageFiles
+from resflax.data.geometry import center_crop
+from resflax.data.pipeline import HostPipeline, Pipeline, ResidentPipeline
 from resflax.data.preprocess import Preprocessing, fit_preprocessing
-from resflax.errors import ConfigError, StorageError
+from resflax.data.reading import (
+    ImageSource,
+    array_reader,
+    centered_reader,
+    decode_all,
+    find_unreadable,
+    random_crop_reader,
+)
+from resflax.errors import ConfigError, DataError, StorageError
 from resflax.models.zoo import create_model
 from resflax.nn import BatchNorm
 from resflax.optim import optimizers, schedules
@@ -127,19 +141,22 @@ class Run:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     total_steps: int
-    train: ResidentPipeline
-    test: ResidentPipeline  # the evaluation split, whatever its name
+    train: Pipeline
+    test: Pipeline  # the evaluation split, whatever its name
+    class_names: tuple[str, ...]
+    reading: dict[str, Any]  # see `describe_reading`
+    skipped: dict[str, str]  # files that were left out, and why
     fingerprint: str  # of both splits
 
     @property
     def steps_per_epoch(self) -> float:
         """Not a whole number: batches go on across the end of an epoch."""
-        return len(self.train.arrays) / self.config.data.batch_size
+        return len(self.train) / self.config.data.batch_size
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Height, width and channels as the network sees them."""
-        return (*self.train.preprocessing.image_size, self.train.arrays.images.shape[-1])
+        return (*self.train.preprocessing.image_size, self.reading["source_shape"][-1])
 
     def initial_state(self) -> TrainState:
         """On the devices."""
@@ -151,7 +168,7 @@ class Run:
         init = functools.partial(initial_state, self.config, self.model, self.optimizer, self.image_shape)
         return _abstract(init, sharding.replicated(self.mesh))
 
-    def resident(self, pipeline: ResidentPipeline) -> Batch:
+    def resident(self, pipeline: Pipeline) -> Batch:
         """A split in device memory."""
         return sharding.put(pipeline.resident, sharding.replicated(self.mesh))
 
@@ -177,16 +194,17 @@ class Run:
         """Compiles the training step; `fused` None: whole chunks in a dispatch everywhere but on CPU."""
         everywhere, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
         resident = self.resident(self.train)
-        step, host_batch = self.train_step(), self.train.training_batch
-        fused = not self._on_cpu if fused is None else fused
+        step, host_batch = self.train_step(), self.train.training_batches()
+        if fused is None:
+            fused = not self._on_cpu and isinstance(self.train, ResidentPipeline)
         if not fused:
-            put = functools.partial(sharding.put, sharding=split)
+            put = functools.partial(sharding.put_rows, sharding=split)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
             compiled = jitted.lower(state, put(host_batch(0)), resident).compile()
             return chunk.StepwiseChunk(compiled, host_batch, resident, put)
         length = min(self.total_steps, 512)
         by_step = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(None, "data"))
-        put = functools.partial(sharding.put, sharding=by_step)
+        put = functools.partial(sharding.put_rows, sharding=by_step)
         batches = put(chunk.stack_batches(host_batch, 0, 1, length))
         jitted = jax.jit(chunk.fuse(step, length), donate_argnums=0, out_shardings=everywhere)
         compiled = jitted.lower(state, batches, jnp.int32(1), resident).compile()
@@ -194,11 +212,11 @@ class Run:
 
     def make_evaluate(self) -> Any:
         """`variables -> Evaluation` over the evaluation split."""
-        return make_evaluate(self.model, self.test, self.mesh)
+        return make_evaluate(self.model, self.test, self.mesh, len(self.class_names))
 
     def reestimate(self, params: Tree) -> Tree:
         """`batch_stats` averaged over one pass of training batches, augmented as in training."""
-        model = make_model(self.config, len(self.train.arrays.class_names), momentum=0.0)
+        model = make_model(self.config, len(self.class_names), momentum=0.0)
 
         def stats_step(params: Tree, batch: Batch, resident: Batch) -> Tree:
             images = sharding.shard_batch(self.train.materialise(batch, resident), self.mesh)["image"]
@@ -209,8 +227,8 @@ class Run:
             return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[1]["batch_stats"]
 
         count = max(1, int(self.steps_per_epoch))
-        put = functools.partial(sharding.put, sharding=sharding.batch_sharded(self.mesh))
-        batches = (self.train.training_batch(step) for step in range(count))
+        put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(self.mesh))
+        batches = map(self.train.training_batches(), range(count))
         step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh))
         return reestimate_batch_stats(step, params, batches, self.resident(self.train), put)
 
@@ -219,8 +237,8 @@ class Run:
         return {
             "config": to_dict(self.config),
             "config_hash": config_hash(self.config),
-            "class_names": list(self.train.arrays.class_names),
-            "source_shape": list(self.train.arrays.images.shape[1:]),
+            "class_names": list(self.class_names),
+            **self.reading,
             "preprocessing": self.train.preprocessing.to_dict(),
             "dataset_fingerprint": self.fingerprint,
             "layout": self.config.model.kwargs.get("repeat", "loop"),
@@ -232,14 +250,14 @@ def round_up(batch_size: int, devices: int) -> int:
     return -(-batch_size // devices) * devices
 
 
-def make_evaluate(model: nn.Module, pipeline: ResidentPipeline, mesh: jax.sharding.Mesh) -> Any:
+def make_evaluate(model: nn.Module, pipeline: Pipeline, mesh: jax.sharding.Mesh, num_classes: int) -> Any:
     """`variables -> Evaluation` over the whole of `pipeline`."""
     everywhere = sharding.replicated(mesh)
     resident = sharding.put(pipeline.resident, everywhere)
     shard = functools.partial(sharding.shard_batch, mesh=mesh)
     step = jax.jit(make_eval_step(model, pipeline.materialise, shard), out_shardings=everywhere)
-    zero = sharding.put(zero_sums(len(pipeline.arrays.class_names)), everywhere)
-    put = functools.partial(sharding.put, sharding=sharding.batch_sharded(mesh))
+    zero = sharding.put(zero_sums(num_classes), everywhere)
+    put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(mesh))
 
     def run(variables: Variables) -> Evaluation:
         return evaluate(
@@ -248,7 +266,7 @@ def make_evaluate(model: nn.Module, pipeline: ResidentPipeline, mesh: jax.shardi
             pipeline.evaluation_batches(),
             resident,
             zero=zero,
-            num_examples=len(pipeline.arrays),
+            num_examples=len(pipeline),
             put=put,
         )
 
@@ -265,22 +283,24 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
         config.batch_norm.group_size,
         mesh,
     )
-    train = load_split(settings.name, settings.train_split, settings.data_dir)
-    test = load_split(settings.name, settings.eval_split, settings.data_dir)
-    if train.class_names != test.class_names or train.images.shape[1:] != test.images.shape[1:]:
+    train, test = (open_split(config, split) for split in (settings.train_split, settings.eval_split))
+    if train.class_names != test.class_names:
         raise ConfigError(
-            f"splits {settings.train_split} and {settings.eval_split} must have the same classes and image shape, got "
-            f"{len(train.class_names)} and {len(test.class_names)} classes, {train.images.shape[1:]} and "
-            f"{test.images.shape[1:]}"
+            f"splits {settings.train_split} and {settings.eval_split} must have the same classes, got "
+            f"{len(train.class_names)} and {len(test.class_names)}"
         )
-    check_padding(config, train)
-    known = DATASETS.get(settings.name)
-    statistics = (known.mean, known.std) if known is not None else None
-    preprocessing = fit_preprocessing(settings.normalize, train, settings.image_size, statistics)
+    skipped: dict[str, str] = {}
+    if settings.unreadable == "skip":
+        train, test = (without_unreadable(config, split, skipped) for split in (train, test))
+    preprocessing = make_preprocessing(config, train)
+    if isinstance(train, ImageArrays) and isinstance(test, ImageArrays) and train.images.shape[1:] != test.images.shape[1:]:
+        raise ConfigError(
+            f"splits {settings.train_split} and {settings.eval_split} must have the same image shape, got "
+            f"{train.images.shape[1:]} and {test.images.shape[1:]}"
+        )
     steps_per_epoch = len(train) / settings.batch_size
     steps = total_steps(config, len(train))
     schedule = make_schedule(config, steps, steps_per_epoch)
-    dtype = dataset_dtype(config)
     run = Run(
         config=config,
         mesh=mesh,
@@ -288,8 +308,11 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
         optimizer=make_optimizer(config, schedule),
         schedule=schedule,
         total_steps=steps,
-        train=ResidentPipeline(train, preprocessing, settings.batch_size, config.seed, settings.augment, dtype),
-        test=ResidentPipeline(test, preprocessing, round_up(settings.eval_batch_size, mesh.size), dtype=dtype),
+        train=training_pipeline(config, train, preprocessing),
+        test=evaluation_pipeline(config, test, preprocessing, mesh),
+        class_names=train.class_names,
+        reading=describe_reading(train),
+        skipped=skipped,
         fingerprint=f"{train.fingerprint()}-{test.fingerprint()}",
     )
     try:
@@ -302,13 +325,119 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
     return run
 
 
-def check_padding(config: Config, train: ImageArrays) -> None:
-    """Raises `ConfigError` where `pad_crop` could show nothing of an image."""
-    size = config.data.image_size or min(train.images.shape[1:3])
-    for text in config.data.augment:
+Split = ImageArrays | ImageSource
+
+
+def open_split(config: Config, split: str) -> Split:
+    """The images of a split; files become arrays where `config.data.input` asks for resident data."""
+    settings = config.data
+    images: Split = load_split(settings.name, split, settings.data_dir)
+    if isinstance(images, ImageArrays):
+        if "random_resized_crop" in settings.augment:
+            raise ConfigError(
+                f"config.data.augment: random_resized_crop is for image files, but {settings.name} has images of one shape; "
+                "use pad_crop"
+            )
+        return images
+    if settings.image_size is None:
+        raise ConfigError(
+            f"config.data.image_size must be set for {settings.name}, whose images have any size; for example 224"
+        )
+    if settings.input != "resident":
+        return images
+    if "random_resized_crop" in settings.augment:
+        raise ConfigError(
+            "config.data.augment: random_resized_crop needs the files, got config.data.input=resident; set it to host"
+        )
+    return decode_all(images, settings.image_size, settings.crop_ratio, workers=workers(config))
+
+
+def workers(config: Config) -> int:
+    """Threads of the host path."""
+    return (os.cpu_count() or 1) if config.data.workers is None else config.data.workers
+
+
+def without_unreadable(config: Config, images: Split, skipped: dict[str, str]) -> Split:
+    """`images` but for the files that cannot be decoded, which are added to `skipped` with the reason.
+
+    Raises `DataError` when they are more than `config.data.max_unreadable_fraction` of the split.
+    """
+    if not isinstance(images, ImageFiles):
+        return images
+    found = find_unreadable(images, workers(config))
+    if len(found) > config.data.max_unreadable_fraction * len(images):
+        first = next(iter(found.values()))
+        raise DataError(
+            f"{len(found)} of {len(images)} files in {images.root} cannot be read, more than "
+            f"config.data.max_unreadable_fraction={config.data.max_unreadable_fraction:g} allows; the first: {first}"
+        )
+    skipped.update({images.name(index): reason for index, reason in found.items()})
+    return images.select(np.setdiff1d(np.arange(len(images)), list(found)))
+
+
+# Pixels of this many images, spread evenly over the split, stand for a set of files that is not read whole.
+_SAMPLE = 1000
+
+
+def make_preprocessing(config: Config, train: Split) -> Preprocessing:
+    """The preprocessing that belongs to the training split."""
+    settings = config.data
+    known = DATASETS.get(re.split("[/:]", settings.name)[0])
+    statistics = (known.mean, known.std) if known is not None else None
+    if isinstance(train, ImageArrays):
+        size = settings.image_size or min(train.images.shape[1:3])
+        sample, resize = train, settings.image_size
+    else:
+        assert settings.image_size is not None
+        size = settings.image_size
+        keep = np.unique(np.linspace(0, len(train) - 1, _SAMPLE).astype(int))
+        needed = keep if statistics is None or settings.normalize != "per_channel" else keep[:1]
+        sample, resize = decode_all(train, size, settings.crop_ratio, needed, workers(config)), None
+    for text in settings.augment:
         name, _, pixels = text.partition(":")
         if name == "pad_crop" and int(pixels) >= size:
             raise ConfigError(f"config.data.augment: {text} must pad by less than the {size} pixels of an image; pad less")
+    return fit_preprocessing(settings.normalize, sample, resize, statistics)
+
+
+def training_pipeline(config: Config, images: Split, preprocessing: Preprocessing) -> Pipeline:
+    """Batches for training, in the form that `config.data.input` asks for."""
+    settings = config.data
+    on_device = tuple(text for text in settings.augment if text != "random_resized_crop")
+    shared = (preprocessing, settings.batch_size, config.seed, on_device, dataset_dtype(config))
+    rows = sharding.local_rows(settings.batch_size)
+    if isinstance(images, ImageArrays) and settings.input != "host":
+        return ResidentPipeline(*shared, rows=rows, arrays=images)
+    if isinstance(images, ImageArrays):
+        read = array_reader(images)
+    elif "random_resized_crop" in settings.augment:
+        read = random_crop_reader(images, preprocessing.image_size[0], config.seed)
+    else:
+        read = centered_reader(images, preprocessing.image_size[0], settings.crop_ratio)
+    return HostPipeline(*shared, rows=rows, read=read, labels=images.labels, workers=workers(config))
+
+
+def evaluation_pipeline(config: Config, images: Split, preprocessing: Preprocessing, mesh: jax.sharding.Mesh) -> Pipeline:
+    """Batches for evaluation, in the form that `config.data.input` asks for."""
+    batch_size = round_up(config.data.eval_batch_size, mesh.size)
+    rows, dtype = sharding.local_rows(batch_size), dataset_dtype(config)
+    if isinstance(images, ImageArrays) and config.data.input != "host":
+        return ResidentPipeline(preprocessing, batch_size, dtype=dtype, rows=rows, arrays=images)
+    read = (
+        array_reader(images)
+        if isinstance(images, ImageArrays)
+        else centered_reader(images, preprocessing.image_size[0], config.data.crop_ratio)
+    )
+    return HostPipeline(
+        preprocessing, batch_size, dtype=dtype, rows=rows, read=read, labels=images.labels, workers=workers(config)
+    )
+
+
+def describe_reading(images: Split) -> dict[str, Any]:
+    """How a file becomes the array that preprocessing starts from; `predict` does the same."""
+    if isinstance(images, ImageArrays):
+        return {"source_shape": list(images.images.shape[1:]), "crop": "none"}
+    return {"source_shape": [None, None, images.channels], "crop": "center"}
 
 
 def _abstract(init: Any, where: jax.sharding.Sharding) -> Tree:
@@ -360,6 +489,17 @@ def load(path: str, step: int | None = None) -> tuple[nn.Module, Variables, dict
     saved = find_checkpoint(path, step)
     _, model, variables = restore_variables(saved)
     return model, variables, {**saved.metadata, "step": saved.step}
+
+
+def make_reader(config: Config, metadata: dict[str, Any]) -> Callable[[Path], np.ndarray]:
+    """`path -> uint8[H, W, C]`, as the images of the evaluation split were read."""
+    height, width, channels = metadata["source_shape"]
+    if metadata["crop"] == "none":
+        return lambda path: read_image(path, (height, width, channels))
+    size = metadata["preprocessing"]["image_size"][0]
+    return lambda path: np.asarray(center_crop(decode(path, channels), size, config.data.crop_ratio)).reshape(
+        size, size, channels
+    )
 
 
 def make_probabilities(config: Config, model: nn.Module, variables: Variables, preprocessing: dict[str, Any]) -> Any:

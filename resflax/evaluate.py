@@ -38,9 +38,14 @@ def evaluate_workdir(workdir: str, split: str | None = None, step: int | None = 
       StorageError: there is no such checkpoint, or it is damaged.
     """
     prepare_jax()
-    from resflax.build import dataset_dtype, find_checkpoint, make_evaluate, restore_variables, round_up
-    from resflax.data.arrays import load_split
-    from resflax.data.pipeline import ResidentPipeline
+    from resflax.build import (
+        evaluation_pipeline,
+        find_checkpoint,
+        make_evaluate,
+        open_split,
+        restore_variables,
+        without_unreadable,
+    )
     from resflax.data.preprocess import Preprocessing
     from resflax.errors import DataError
     from resflax.results.record import describe_evaluation
@@ -49,30 +54,30 @@ def evaluate_workdir(workdir: str, split: str | None = None, step: int | None = 
     saved = find_checkpoint(workdir, step, lambda text: print(text, file=sys.stderr))
     config, model, variables = restore_variables(saved)
     split = split or config.data.eval_split
-    arrays = load_split(config.data.name, split, config.data.data_dir)
-    if list(arrays.class_names) != saved.metadata["class_names"]:
+    images = open_split(config, split)
+    if list(images.class_names) != saved.metadata["class_names"]:
         raise DataError(
-            f"the classes of {config.data.name} must be those the network was trained on, got {list(arrays.class_names)[:5]} "
+            f"the classes of {config.data.name} must be those the network was trained on, got {list(images.class_names)[:5]} "
             f"for {saved.metadata['class_names'][:5]}; restore the data set"
         )
+    if config.data.unreadable == "skip":
+        images = without_unreadable(config, images, {})
     mesh = make_mesh()
     preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
-    pipeline = ResidentPipeline(
-        arrays, preprocessing, round_up(config.data.eval_batch_size, mesh.size), dtype=dataset_dtype(config)
-    )
-    evaluation = make_evaluate(model, pipeline, mesh)(variables)
+    pipeline = evaluation_pipeline(config, images, preprocessing, mesh)
+    evaluation = make_evaluate(model, pipeline, mesh, len(images.class_names))(variables)
     return {
         "workdir": workdir,
         "model": config.model.name,
         "dataset": config.data.name,
-        "dataset_fingerprint": arrays.fingerprint(),
+        "dataset_fingerprint": images.fingerprint(),
         "split": split,
         "step": saved.step,
         "images_scored": evaluation.images_scored,
         "accuracy": evaluation.accuracy,
         "top5_accuracy": evaluation.top5_accuracy,
         "loss": evaluation.loss,
-        "evaluation": describe_evaluation(config, preprocessing, arrays.images.shape[1:3]),
+        "evaluation": describe_evaluation(config, saved.metadata),
     }
 
 

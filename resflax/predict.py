@@ -55,31 +55,33 @@ def predict(workdir: str, paths: Sequence[str], top: int = 5, step: int | None =
       InputError: a folder or pattern holds no image.
       StorageError: there is no such checkpoint, or it is damaged.
     """
-    from resflax.data.decode import find_images, read_image
+    from resflax.data.decode import find_images
 
     files = find_images(list(paths))
     prepare_jax()
     import numpy as np
 
-    from resflax.build import find_checkpoint, make_probabilities, restore_variables
+    from resflax.build import find_checkpoint, make_probabilities, make_reader, restore_variables
 
     saved = find_checkpoint(workdir, step, lambda text: print(text, file=sys.stderr))
     config, model, variables = restore_variables(saved)
     names = saved.metadata["class_names"]
     probabilities = make_probabilities(config, model, variables, saved.metadata["preprocessing"])
-    height, width, channels = saved.metadata["source_shape"]
+    read = make_reader(config, saved.metadata)
 
     for start in range(0, len(files), BATCH):
         part: list[Path] = files[start : start + BATCH]
         # Always whole batches: one compilation, and an image's result does not depend on how many there are.
-        images = np.zeros((BATCH, height, width, channels), np.uint8)
+        images: list[Any] = [None] * BATCH
         errors: dict[int, str] = {}
         for index, path in enumerate(part):
             try:
-                images[index] = read_image(path, (height, width, channels))
+                images[index] = read(path)
             except InputError as error:
                 errors[index] = str(error)
-        values = probabilities(images)
+        blank = next((np.zeros_like(image) for image in images if image is not None), None)
+        if blank is not None:
+            values = probabilities(np.stack([blank if image is None else image for image in images]))
         for index, path in enumerate(part):
             if index in errors:
                 yield {"path": str(path), "error": errors[index]}

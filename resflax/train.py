@@ -65,7 +65,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
     from etils import epath
 
     from resflax.build import build
-    from resflax.files import Workdir, read_json, storage, write_json
+    from resflax.files import Workdir, read_json, storage, write_bytes, write_json
     from resflax.training.checkpoints import Checkpoints, latest_checkpoint
     from resflax.training.hooks import EvaluateHook, LogHook
     from resflax.training.logs import Display, MetricsWriter
@@ -82,6 +82,10 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
         run = build(config)
         if not files.config.exists():
             write_json(files.config, to_dict(config))
+        if run.skipped:
+            lines = [json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in run.skipped.items()]
+            write_bytes(files.root / "skipped.jsonl", "".join(lines).encode())
+            print(f"{len(run.skipped)} unreadable files are left out, listed in {files.root}/skipped.jsonl", file=sys.stderr)
         saved = latest_checkpoint(files.checkpoints, lambda text: print(text, file=sys.stderr), set_aside=True)
         if saved is None:
             state, progress, step = run.initial_state(), Progress(), 0
@@ -167,8 +171,8 @@ def introduce(display: Display, run: Run, step: int) -> None:
     count = parameter_count(run.abstract_state().params)
     devices = f"{run.mesh.size} x {jax.devices()[0].device_kind}"
     display.say(
-        f"{run.config.model.name} ({count:,} parameters) on {run.config.data.name}: {len(run.train.arrays):,} training, "
-        f"{len(run.test.arrays):,} {run.config.data.eval_split} images; {run.total_steps} steps of "
+        f"{run.config.model.name} ({count:,} parameters) on {run.config.data.name}: {len(run.train):,} training, "
+        f"{len(run.test):,} {run.config.data.eval_split} images; {run.total_steps} steps of "
         f"{run.config.data.batch_size}; {devices}"
     )
     display.say(f"going on from step {step}" if step else "compiling the training step")
@@ -188,7 +192,7 @@ def draw(files: Workdir, run: Run, evaluation: Evaluation) -> None:
         "curves.png": plot_curves(read_lines(files.metrics), split, title),
         "confusion.png": plot_confusion(
             evaluation.confusion,
-            run.test.arrays.class_names,
+            run.class_names,
             f"{title}: {evaluation.images_scored} {split} images, accuracy {100 * evaluation.accuracy:.2f} %",
         ),
     }
@@ -213,6 +217,7 @@ def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any
         "dataset_fingerprint": run.fingerprint,
         "split": config.data.eval_split,
         "images_scored": evaluation.images_scored,
+        "images_skipped": len(run.skipped),
         "test_accuracy": evaluation.accuracy,
         "test_top5_accuracy": evaluation.top5_accuracy,
         "test_loss": evaluation.loss,
@@ -224,7 +229,7 @@ def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any
         "train_seconds": progress.train_seconds,
         "wall_seconds": progress.wall_seconds,
         "images_per_second": run.total_steps * config.data.batch_size / progress.train_seconds,
-        "evaluation": describe_evaluation(config, run.train.preprocessing, run.test.arrays.images.shape[1:3]),
+        "evaluation": describe_evaluation(config, run.metadata()),
         "loss_digest": progress.loss_digest(),
         "first_losses": progress.first_losses,
         "device": jax.devices()[0].device_kind,

@@ -22,10 +22,16 @@ class DataConfig:
     eval_split: str = "test"
     batch_size: Count = 128  # global: over all devices and hosts
     eval_batch_size: Count = 256
-    input: Literal["auto", "resident"] = "auto"  # resident: the uint8 data set lives in accelerator memory
+    # resident: the uint8 data set lives in accelerator memory; host: images are made by `workers` when they are needed;
+    # auto: resident for data sets of one image shape, host for files
+    input: Literal["auto", "resident", "host"] = "auto"
+    workers: CountOrZero | None = None  # threads of the host path; None: one a core; 0: none beside the main one
     image_size: Count | None = None  # None: as the data set has it
     normalize: Literal["per_channel", "per_pixel_mean", "unit"] = "per_channel"
-    augment: tuple[str, ...] = ()  # applied in order: `pad_crop:4`, `flip`
+    augment: tuple[str, ...] = ()  # applied in order: `random_resized_crop` (files), `pad_crop:4`, `flip`
+    crop_ratio: Annotated[float, Range(0, 1, open_low=True)] = 1.0  # files: share of the shorter side that is evaluated
+    unreadable: Literal["error", "skip"] = "error"  # files that are no images; skip: found and listed before training
+    max_unreadable_fraction: UnitInterval = 0.001  # with skip: more than this is an error
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from resflax.config.schema import Config
 from resflax.errors import ConfigError, nearest
 from resflax.models.zoo import check_model, model_options
 
-AUGMENTATIONS = {"pad_crop": "pad_crop:PIXELS", "flip": "flip"}
+AUGMENTATIONS = {"random_resized_crop": "random_resized_crop", "pad_crop": "pad_crop:PIXELS", "flip": "flip"}
 
 
 def validate(config: Config) -> Config:
@@ -143,8 +143,8 @@ def _augmentations(config: Config) -> None:
             raise ConfigError(
                 f"config.data.augment must hold only {', '.join(AUGMENTATIONS.values())}, got {text!r}; did you mean {near}?"
             )
-        if name == "flip" and argument:
-            raise ConfigError(f"config.data.augment: flip takes no argument, got {text!r}; write flip")
+        if name != "pad_crop" and argument:
+            raise ConfigError(f"config.data.augment: {name} takes no argument, got {text!r}; write {name}")
         if name == "pad_crop" and not (argument.isdecimal() and int(argument) > 0):
             raise ConfigError(f"config.data.augment: pad_crop needs a number of pixels, got {text!r}; write pad_crop:4")
         size = config.data.image_size

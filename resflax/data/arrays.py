@@ -6,11 +6,15 @@ import hashlib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from resflax.errors import ConfigError, DataError, nearest
+
+if TYPE_CHECKING:
+    from resflax.data.folders import ImageFiles
+    from resflax.data.tfds_source import TfdsImages
 
 
 @dataclass(frozen=True)
@@ -45,20 +49,29 @@ class ImageArrays:
         return sha.hexdigest()[:16]
 
 
-def load_split(name: str, split: str, data_dir: str | None = None) -> ImageArrays:
-    """Reads one split of a data set.
+def load_split(name: str, split: str, data_dir: str | None = None) -> ImageArrays | ImageFiles | TfdsImages:
+    """Opens one split of a data set.
 
     Args:
-      name: `digits`, a prepared tfds data set (`cifar10`), or the path of an `.npz` file (see `load_npz`).
+      name: `digits`, a prepared tfds data set (`cifar10`), the path of an `.npz` file (see `load_npz`), or of a folder
+        of images (see `resflax.data.folders`).
       split: `train`, `test`, or any sub-split in tfds' notation (`train[:45000]`).
       data_dir: where tfds data sets lie; None: TFDS_DATA_DIR, else `~/tensorflow_datasets`.
+
+    Returns:
+      Decoded images where they have one shape and are held whole (`.npz`, tfds), else a source that decodes on demand.
 
     Raises:
       ConfigError: there is no such data set or split, or the split is empty.
       DataError: its images or labels are not what they must be.
     """
+    arrays: ImageArrays | ImageFiles | TfdsImages
     if name.endswith(".npz"):
         arrays = load_npz(Path(name), split)
+    elif Path(name).is_dir():
+        from resflax.data import folders
+
+        arrays = folders.load_folder(Path(name), split)
     else:
         from resflax.data import tfds_source
 
@@ -93,6 +106,6 @@ def load_npz(path: Path, split: str) -> ImageArrays:
 def unknown_dataset(name: str, known: list[str]) -> ConfigError:
     """The error for a name that is no data set."""
     return ConfigError(
-        f"config.data.name must be digits, a prepared tfds data set or the path of an .npz file, got {name!r}; "
+        f"config.data.name must be digits, a prepared tfds data set, a folder of images or an .npz file, got {name!r}; "
         f"did you mean {nearest(name, known)[0]}?"
     )

@@ -7,6 +7,7 @@ import glob
 import os
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -36,16 +37,17 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(stretch(decode(path, channels), height, width)).reshape(shape)
 
 
-def decode(path: Path, channels: int) -> Image.Image:
+def decode(file: Path | BinaryIO, channels: int, name: str = "") -> Image.Image:
     """Decodes a JPEG, PNG or WebP file: 8 bits a channel, grey for one channel and RGB for three.
 
-    The EXIF orientation is applied, transparency is laid on white.
+    The EXIF orientation is applied, transparency is laid on white. `name` stands for an open file in messages.
 
     Raises:
       InputError: the file cannot be read, is no such image, is damaged, or has too many pixels.
     """
+    path = file if isinstance(file, Path) else name
     try:
-        return _open(path).convert("L" if channels == 1 else "RGB")
+        return _open(file, path).convert("L" if channels == 1 else "RGB")
     except InputError:
         raise
     except Exception as error:  # a damaged file leads Pillow's parsers to struct.error, TypeError and what not
@@ -58,14 +60,14 @@ def decode(path: Path, channels: int) -> Image.Image:
         ) from error
 
 
-def _open(path: Path) -> Image.Image:
+def _open(source: Path | BinaryIO, path: Path | str) -> Image.Image:
     """The image upright, opaque, with 8 bits a channel, in whatever mode."""
-    if path.exists() and not path.is_file():  # opening a named pipe would wait for a writer
+    if isinstance(source, Path) and source.exists() and not source.is_file():  # opening a named pipe would wait for a writer
         raise InputError(f"{path} must be an image file, but it is a folder or a device; name a file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a readable image with odd metadata is no news
         try:
-            file = Image.open(path, formats=FORMATS)
+            file = Image.open(source, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise InputError(f"{path} must have at most {MAX_PIXELS} pixels; scale it down") from error
         with file:

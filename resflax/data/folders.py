@@ -20,7 +20,6 @@ from resflax.data.decode import SUFFIXES, decode
 from resflax.data.order import uniforms
 from resflax.errors import ConfigError, DataError
 
-TRAIN_NAMES = ("train",)
 HELD_OUT = 5  # of one undivided folder, every fifth image of a class is the `test` split
 
 
@@ -40,6 +39,10 @@ class ImageFiles:
     def open(self, index: int) -> Image.Image:
         """The image upright, with 8 bits a channel; `InputError` naming the file where it cannot be read."""
         return decode(self.paths[index], self.channels)
+
+    def name(self, index: int) -> str:
+        """The file's path, for messages."""
+        return str(self.paths[index])
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that change with any name, size, label or the order of files."""

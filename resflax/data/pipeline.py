@@ -1,14 +1,22 @@
-"""The contract between data and steps, and its resident form.
+"""The contract between data and steps, in two forms.
 
-A pipeline gives host batches `{id, epoch, mask}` starting at any step, and a pure `materialise(host_batch, resident)`
-that runs inside `jit` and makes `{image, label, mask, id}`. In the resident form the uint8 data set lives in accelerator
-memory, passed as an argument and never closed over, and only ids cross the bus.
+A pipeline gives host batches starting at any step, and a pure `materialise(host_batch, resident)` that runs inside `jit` and
+makes `{image, label, mask, id}`. *Resident*: the uint8 data set lives in accelerator memory, passed as an argument and
+never closed over; a host batch is `{id, epoch, mask}` and only ids cross the bus. *Host*: worker threads decode, crop and
+resize to uint8, and a host batch holds `{..., image, label}` too. Both normalise and augment on the device by the same
+code, so that a data set that fits both gives bit-equal batches.
+
+With several hosts a pipeline gives each its contiguous `rows` of the global batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import collections
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,42 +29,158 @@ from resflax.data.preprocess import Preprocessing
 from resflax.prng import stream_key
 from resflax.types import Array, Batch, DType
 
+HostBatch = dict[str, np.ndarray]
+AHEAD = 2  # batches that are decoded while the device works on another
+
 
 @dataclass(frozen=True)
-class ResidentPipeline:
-    """One split, held whole. `augment` and `seed` matter only for training batches."""
+class _Settings:
+    """What both forms share. `augment` and `seed` matter only for training batches."""
 
-    arrays: ImageArrays
     preprocessing: Preprocessing
     batch_size: int  # global
     seed: int = 0
-    augment: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ()  # on the device
     dtype: DType = jnp.float32
+    rows: tuple[int, int] | None = field(default=None, kw_only=True)  # start and stop in a global batch; None: all
 
-    @property
-    def resident(self) -> dict[str, np.ndarray]:
-        """What is to be put on the devices once: `image` uint8[N, H, W, C], `label` int32[N]."""
-        return {"image": self.arrays.images, "label": self.arrays.labels}
-
-    def training_batch(self, step: int) -> dict[str, np.ndarray]:
-        """Global batch `step`, see `resflax.data.order`."""
-        return training_batch(self.seed, step, self.batch_size, len(self.arrays))
-
-    def evaluation_batches(self) -> Iterator[dict[str, np.ndarray]]:
-        """Every example once, the last batch filled up under the mask."""
-        return evaluation_batches(len(self.arrays), self.batch_size)
-
-    def materialise(self, batch: Batch, resident: Batch) -> dict[str, Array]:
-        """`{image: float[B, H, W, C], label: int32[B], mask: bool[B], id: int32[B]}`; pure, for use inside `jit`.
+    def finish(self, images: Array, labels: Array, batch: Batch) -> dict[str, Array]:
+        """`{image: float[B, H, W, C], label: int32[B], mask: bool[B], id: int32[B]}` from uint8[B, H', W', C].
 
         The key of an example's augmentation depends on (seed, epoch, id) alone, so it is the same in any batch, on any
         device, after any restart.
         """
-        images = self.preprocessing(resident["image"][batch["id"]], self.dtype)
+        images = self.preprocessing(images, self.dtype)
         if self.augment:
             base = stream_key(self.seed, "augment")
             keys = jax.vmap(lambda epoch, one: jax.random.fold_in(jax.random.fold_in(base, epoch), one))(
                 batch["epoch"], batch["id"]
             )
             images = make_augmentation(self.augment)(keys, images)
-        return {"image": images, "label": resident["label"][batch["id"]], "mask": batch["mask"], "id": batch["id"]}
+        return {"image": images, "label": labels, "mask": batch["mask"], "id": batch["id"]}
+
+    def local(self, batch: HostBatch) -> HostBatch:
+        """This host's rows of a global batch."""
+        return {name: value[slice(*(self.rows or (None,)))] for name, value in batch.items()}
+
+
+@dataclass(frozen=True)
+class ResidentPipeline(_Settings):
+    """One split, held whole."""
+
+    arrays: ImageArrays = field(kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    @property
+    def resident(self) -> dict[str, np.ndarray]:
+        """What is to be put on the devices once: `image` uint8[N, H, W, C], `label` int32[N]."""
+        return {"image": self.arrays.images, "label": self.arrays.labels}
+
+    def training_batches(self) -> Callable[[int], HostBatch]:
+        """`step -> this host's rows of global batch step`, see `resflax.data.order`."""
+        return lambda step: self.local(training_batch(self.seed, step, self.batch_size, len(self)))
+
+    def evaluation_batches(self) -> Iterator[HostBatch]:
+        """Every example once, the last batch filled up under the mask."""
+        return map(self.local, evaluation_batches(len(self), self.batch_size))
+
+    def materialise(self, batch: Batch, resident: Batch) -> dict[str, Array]:
+        """See `_Settings.finish`; pure, for use inside `jit`."""
+        return self.finish(resident["image"][batch["id"]], resident["label"][batch["id"]], batch)
+
+
+@dataclass(frozen=True)
+class HostPipeline(_Settings):
+    """One split whose images are made on the host when they are needed."""
+
+    read: Callable[[int, int], np.ndarray] = field(kw_only=True)  # (epoch, id) -> uint8[H, W, C], a pure function
+    labels: np.ndarray = field(kw_only=True)  # int32[N]
+    workers: int = field(default=0, kw_only=True)  # threads; 0: the calling one
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def resident(self) -> dict[str, np.ndarray]:
+        """Nothing."""
+        return {}
+
+    def training_batches(self) -> Callable[[int], HostBatch]:
+        """`step -> this host's rows of global batch step`; the following batches are made ahead by the workers."""
+        global_batch = functools.partial(training_batch, self.seed, batch_size=self.batch_size, num_examples=len(self))
+        return _Ahead(self, lambda step: self.local(global_batch(step)))
+
+    def evaluation_batches(self) -> Iterator[HostBatch]:
+        """Every example once, the last batch filled up under the mask."""
+        batches = map(self.local, evaluation_batches(len(self), self.batch_size))
+        with _Workers(self.workers) as workers:
+            pending: collections.deque[Any] = collections.deque()
+            for batch in batches:
+                pending.append(self.start(workers, batch))
+                if len(pending) > AHEAD:
+                    yield pending.popleft()()
+            while pending:
+                yield pending.popleft()()
+
+    def start(self, workers: _Workers, batch: HostBatch) -> Callable[[], HostBatch]:
+        """Begins to make the images of `batch`; the result waits for them. Rows under the mask are left black."""
+        rows = np.flatnonzero(batch["mask"])
+        images = workers.map(self.read, batch["epoch"][rows].tolist(), batch["id"][rows].tolist())
+
+        def finish() -> HostBatch:
+            first, made = None, None
+            for row, image in zip(rows, images, strict=True):
+                if made is None:
+                    first = image
+                    made = np.zeros((len(batch["id"]), *first.shape), np.uint8)
+                made[row] = image
+            if made is None:
+                shape = (*self.preprocessing.image_size, len(self.preprocessing.std))
+                made = np.zeros((len(batch["id"]), *shape), np.uint8)
+            return {**batch, "image": made, "label": np.where(batch["mask"], self.labels[batch["id"]], 0).astype(np.int32)}
+
+        return finish
+
+    def materialise(self, batch: Batch, resident: Batch) -> dict[str, Array]:
+        """See `_Settings.finish`; pure, for use inside `jit`."""
+        return self.finish(batch["image"], batch["label"], batch)
+
+
+Pipeline = ResidentPipeline | HostPipeline
+
+
+class _Workers:
+    """Threads that run a function over examples; decoding and resizing release the interpreter's lock."""
+
+    def __init__(self, count: int):
+        self._pool = futures.ThreadPoolExecutor(count, "decode") if count else None
+
+    def map(self, function: Callable[[int, int], np.ndarray], epochs: list[int], ids: list[int]) -> Iterable[np.ndarray]:
+        """The results in order; an exception is raised where its result is taken."""
+        return self._pool.map(function, epochs, ids) if self._pool else map(function, epochs, ids)
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._pool:
+            self._pool.shutdown(cancel_futures=True)
+
+
+class _Ahead:
+    """Makes batches in the order of steps, some before they are asked for; a jump to another step starts anew."""
+
+    def __init__(self, pipeline: HostPipeline, local_batch: Callable[[int], HostBatch]):
+        self._pipeline, self._local_batch = pipeline, local_batch
+        self._workers = _Workers(pipeline.workers)
+        self._pending: dict[int, Callable[[], HostBatch]] = {}
+
+    def __call__(self, step: int) -> HostBatch:
+        ahead = AHEAD if self._pipeline.workers else 0
+        self._pending = {one: batch for one, batch in self._pending.items() if step <= one <= step + ahead}
+        for one in range(step, step + ahead + 1):
+            if one not in self._pending:
+                self._pending[one] = self._pipeline.start(self._workers, self._local_batch(one))
+        return self._pending.pop(step)()

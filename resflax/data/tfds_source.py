@@ -3,29 +3,69 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from resflax.data.arrays import ImageArrays, unknown_dataset
 from resflax.data.datasets import DATASETS
+from resflax.data.decode import decode
 from resflax.errors import ConfigError, DataError
 from resflax.files import storage
 
 
-def load(name: str, split: str, data_dir: str | None) -> ImageArrays:
-    """Decodes a whole split; its images must share one shape. Errors as in `resflax.data.arrays.load_split`."""
+@dataclass(frozen=True)
+class TfdsImages:
+    """A split whose images differ in size and are decoded when they are asked for."""
+
+    full_name: str
+    source: Any  # of undecoded examples
+    labels: np.ndarray  # int32[N]
+    class_names: tuple[str, ...]
+    channels: int = 3
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def open(self, index: int) -> Image.Image:
+        """The image upright, with 8 bits a channel."""
+        return decode(io.BytesIO(self.source[index]["image"]), self.channels, self.name(index))
+
+    def name(self, index: int) -> str:
+        """For messages."""
+        return f"example {index} of {self.full_name}"
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change with the data set's version, the split or any label."""
+        sha = hashlib.sha256(repr((self.full_name, len(self), self.class_names)).encode())
+        sha.update(self.labels.tobytes())
+        return sha.hexdigest()[:16]
+
+
+def load(name: str, split: str, data_dir: str | None) -> ImageArrays | TfdsImages:
+    """Decodes a whole split whose images share one shape, opens one whose images do not.
+
+    Errors as in `resflax.data.arrays.load_split`.
+    """
     builder = _builder(name, data_dir)
     label = builder.info.features["label"]
     try:
         size = builder.info.splits[split].num_examples
-        source: Any = builder.as_data_source(split=split) if size else ()
+        one_shape = None not in builder.info.features["image"].shape
+        decoders = None if one_shape else {"image": tfds.decode.SkipDecoding()}
+        source: Any = builder.as_data_source(split=split, decoders=decoders) if size else ()
     except (ValueError, KeyError) as error:  # tfds answers an unknown or malformed split with either
         splits = ", ".join(builder.info.splits)
         raise ConfigError(f"data set {name} has no split {split!r}; it has {splits}, and parts like train[:100]") from error
+    if size and not one_shape:
+        labels = np.array([source[index]["label"] for index in range(size)], np.int32)
+        return TfdsImages(f"{builder.info.full_name}:{split}", source, labels, tuple(label.names))
     examples = list(source)
     shapes = {example["image"].shape for example in examples}
     if len(shapes) > 1:

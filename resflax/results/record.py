@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resflax.config import Config
-    from resflax.data.preprocess import Preprocessing
 
 PACKAGES = ("resflax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -38,20 +38,20 @@ def git_commit() -> str | None:
         return None
 
 
-def describe_evaluation(config: Config, preprocessing: Preprocessing, source_size: tuple[int, ...]) -> dict[str, Any]:
+def describe_evaluation(config: Config, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """How images became scores; a number without this is not comparable.
 
     Args:
       config: of the run.
-      preprocessing: of the run.
-      source_size: height and width of the images before it.
+      metadata: of the run, see `resflax.build.Run.metadata`.
     """
-    resized = tuple(source_size) != preprocessing.image_size
+    size, source = metadata["preprocessing"]["image_size"], metadata["source_shape"][:2]
+    files = metadata["crop"] == "center"
     return {
-        "resolution": list(preprocessing.image_size),
-        "crop_ratio": 1.0,
-        "interpolation": "bilinear, antialiased" if resized else "none",
-        "decoder": "none" if config.data.name.endswith(".npz") else "opencv",
+        "resolution": size,
+        "crop_ratio": config.data.crop_ratio if files else 1.0,
+        "interpolation": "bilinear, antialiased" if files or size != source else "none",
+        "decoder": "pillow" if files else "none" if config.data.name.endswith(".npz") else "opencv",
         "views": 1,
         "weights": "raw" if config.ema.decay is None else "ema",
         "batch_norm": "reestimated" if config.batch_norm.reestimate else "running",

@@ -38,6 +38,19 @@ def put(tree: Tree, sharding: NamedSharding) -> Any:
     return jax.device_put(tree, sharding)
 
 
+def local_rows(batch_size: int) -> tuple[int, int]:
+    """The rows, start and stop, of a global batch that this process feeds: its contiguous share."""
+    share = batch_size // jax.process_count()
+    return jax.process_index() * share, (jax.process_index() + 1) * share
+
+
+def put_rows(batch: Tree, sharding: NamedSharding) -> Any:
+    """Moves this process' rows of a batch onto its devices and returns the global arrays."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+
+
 def check_mesh(key: str, batch_size: int, group_size: int | None, mesh: Mesh) -> None:
     """Raises `ConfigError` unless a batch, and its statistics groups, fall evenly onto the devices.
 

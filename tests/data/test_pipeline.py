@@ -9,12 +9,14 @@ from resflax.data.preprocess import fit_preprocessing
 @pytest.fixture(scope="module")
 def pipeline():
     arrays = load_split("digits", "train[:60]")
-    return ResidentPipeline(arrays, fit_preprocessing("per_channel", arrays, None), 16, seed=3, augment=("pad_crop:2", "flip"))
+    return ResidentPipeline(
+        fit_preprocessing("per_channel", arrays, None), 16, seed=3, augment=("pad_crop:2", "flip"), arrays=arrays
+    )
 
 
 def test_labels_and_ids_belong_to_the_images(pipeline):
-    plain = ResidentPipeline(pipeline.arrays, pipeline.preprocessing, 16, seed=3)
-    host = plain.training_batch(2)
+    plain = ResidentPipeline(pipeline.preprocessing, 16, seed=3, arrays=pipeline.arrays)
+    host = plain.training_batches()(2)
     batch = plain.materialise(host, plain.resident)
     np.testing.assert_array_equal(batch["id"], host["id"])
     np.testing.assert_array_equal(batch["label"], pipeline.arrays.labels[host["id"]])
@@ -22,7 +24,7 @@ def test_labels_and_ids_belong_to_the_images(pipeline):
 
 
 def test_an_example_is_augmented_alike_in_any_batch(pipeline):
-    host = pipeline.training_batch(1)
+    host = pipeline.training_batches()(1)
     whole = np.asarray(pipeline.materialise(host, pipeline.resident)["image"])
     backwards = {name: value[::-1] for name, value in host.items()}
     np.testing.assert_array_equal(np.asarray(pipeline.materialise(backwards, pipeline.resident)["image"])[::-1], whole)

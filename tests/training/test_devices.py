@@ -80,7 +80,7 @@ def test_first_loss_and_gradient_in_float32(group):
 
 
 def test_global_batches_hold_the_same_ids():
-    batches = [build(variant(8), jax.devices()[:devices]).train.training_batch for devices in (1, 2, 8)]
+    batches = [build(variant(8), jax.devices()[:devices]).train.training_batches() for devices in (1, 2, 8)]
     for step in (0, 1, 30, 1000):
         first, *others = (batch(step)["id"] for batch in batches)
         for other in others:

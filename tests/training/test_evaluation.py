@@ -71,10 +71,10 @@ class Poisonable(ResidentPipeline):
 
 def score(arrays, batch, devices, scale, poison=0.0, break_rows=0):
     mesh = make_mesh(jax.devices()[:devices])
-    pipeline = Poisonable(arrays, Preprocessing((1, 1), np.zeros(1), np.ones(1)), round_up(batch, devices))
+    pipeline = Poisonable(Preprocessing((1, 1), np.zeros(1), np.ones(1)), round_up(batch, devices), arrays=arrays)
     object.__setattr__(pipeline, "poison", poison)
     object.__setattr__(pipeline, "break_rows", break_rows)
-    return make_evaluate(ReadsLogits(scale), pipeline, mesh)({})
+    return make_evaluate(ReadsLogits(scale), pipeline, mesh, CLASSES)({})
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
@@ -119,7 +119,7 @@ def test_an_empty_split_is_refused():
 
 def test_a_lost_batch_is_noticed():
     arrays = split(20)
-    batches = list(ResidentPipeline(arrays, Preprocessing((1, 1), np.zeros(1), np.ones(1)), 8).evaluation_batches())
+    batches = list(ResidentPipeline(Preprocessing((1, 1), np.zeros(1), np.ones(1)), 8, arrays=arrays).evaluation_batches())
     step = functools.partial(_score_mask, labels=arrays.labels)
     with pytest.raises(DataError, match="each of the 20 examples once, but it scored 12"):
         evaluate(step, {}, batches[1:], {}, zero=zero_sums(CLASSES), num_examples=20)

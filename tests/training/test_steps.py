@@ -72,7 +72,7 @@ def test_ema_is_the_average_of_the_states_it_saw(path):
     resident = run.resident(run.train)
     average = jax.device_get((state.params, state.batch_stats))
     for index in range(4):
-        state, _ = step(state, run.train.training_batch(index), resident)
+        state, _ = step(state, run.train.training_batches()(index), resident)
         now = (state.params, state.batch_stats)
         average = jax.tree.map(lambda old, new: 0.7 * old + 0.3 * np.asarray(new), average, now)
     for name, leaf in named_leaves((state.ema.params, state.ema.batch_stats)).items():
@@ -96,7 +96,7 @@ def test_reestimated_statistics_are_those_of_the_training_set(path):
     stats = run.reestimate(params)["stem_norm"]
     means, variances = [], []
     for step in range(5):
-        images = run.train.preprocessing(run.train.arrays.images[run.train.training_batch(step)["id"]])
+        images = run.train.preprocessing(run.train.arrays.images[run.train.training_batches()(step)["id"]])
         y = np.asarray(
             jax.lax.conv_general_dilated(
                 images, params["stem_conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

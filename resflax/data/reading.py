@@ -1,0 +1,89 @@
+"""Turns splits into the pixels of the host path: `(epoch, id) -> uint8[H, W, C]`, pure functions of the seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent import futures
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from resflax.data.arrays import ImageArrays
+from resflax.data.geometry import ATTEMPTS, center_crop, random_resized_crop
+from resflax.data.order import uniforms
+from resflax.errors import InputError
+
+Read = Callable[[int, int], np.ndarray]
+
+
+class ImageSource(Protocol):
+    """A split whose images are decoded when they are asked for."""
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def open(self, index: int) -> Image.Image: ...
+
+    def name(self, index: int) -> str: ...
+
+    def fingerprint(self) -> str: ...
+
+
+def array_reader(arrays: ImageArrays) -> Read:
+    """The images as they are."""
+    return lambda epoch, index: arrays.images[index]
+
+
+def centered_reader(source: ImageSource, size: int, crop_ratio: float) -> Read:
+    """What evaluation sees: the middle of each image."""
+
+    def read(epoch: int, index: int) -> np.ndarray:
+        image = center_crop(source.open(index), size, crop_ratio)
+        return np.asarray(image).reshape(size, size, source.channels)
+
+    return read
+
+
+def random_crop_reader(source: ImageSource, size: int, seed: int) -> Read:
+    """A random part of each image, another in each epoch."""
+
+    def read(epoch: int, index: int) -> np.ndarray:
+        image = random_resized_crop(source.open(index), size, uniforms(seed, epoch, index, 4 * ATTEMPTS).tolist())
+        return np.asarray(image).reshape(size, size, source.channels)
+
+    return read
+
+
+def decode_all(
+    source: ImageSource, size: int, crop_ratio: float, keep: np.ndarray | None = None, workers: int = 1
+) -> ImageArrays:
+    """The whole split, or the examples `keep`, as evaluation sees it, in memory."""
+    indices = np.arange(len(source)) if keep is None else keep
+    read = centered_reader(source, size, crop_ratio)
+    with futures.ThreadPoolExecutor(max(1, workers)) as pool:
+        images = list(pool.map(lambda index: read(0, index), indices.tolist()))
+    return ImageArrays(np.stack(images), source.labels[indices], source.class_names)
+
+
+def find_unreadable(source: ImageSource, workers: int) -> dict[int, str]:
+    """`{id: reason}` of the images that cannot be decoded; decodes every one."""
+
+    def problem(index: int) -> str | None:
+        try:
+            source.open(index)
+        except InputError as error:
+            return str(error)
+        return None
+
+    with futures.ThreadPoolExecutor(max(1, workers)) as pool:
+        reasons = pool.map(problem, range(len(source)))
+        return {index: reason for index, reason in enumerate(reasons) if reason is not None}
