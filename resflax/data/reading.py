@@ -21,21 +21,27 @@ class ImageSource(Protocol):
     """A split whose images are decoded when they are asked for."""
 
     @property
-    def labels(self) -> np.ndarray: ...
+    def labels(self) -> np.ndarray:
+        """int32[N]."""
 
     @property
-    def class_names(self) -> tuple[str, ...]: ...
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label."""
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
 
     def __len__(self) -> int: ...
 
-    def open(self, index: int) -> Image.Image: ...
+    def open(self, index: int) -> Image.Image:
+        """The image upright, with 8 bits a channel; `InputError` naming it where it cannot be read."""
 
-    def name(self, index: int) -> str: ...
+    def name(self, index: int) -> str:
+        """For messages."""
 
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """Changes with the images, the labels or their order."""
 
 
 def array_reader(arrays: ImageArrays) -> Read:

@@ -82,7 +82,7 @@ def test_text_is_read_as_the_fields_type(key, text, value):
         ("total_steps=1e400", "must be an integer at least 1 or none, got '1e400'"),
         ("total_epochs=0", "must be a number greater than 0 or none, got '0'"),
         ("total_epochs=inf", "must be a number greater than 0 or none, got 'inf'"),
-        ("data.input=residnet", "must be one of auto, resident, got 'residnet'"),
+        ("data.input=residnet", "must be one of auto, resident, host, got 'residnet'"),
         ("optim.learning_rate=nan", "must be a number greater than 0, got 'nan'"),
         ("optim.learning_rate=1e400", "must be a number greater than 0, got '1e400'"),
         ("optim.learning_rate=-inf", "must be a number greater than 0, got '-inf'"),

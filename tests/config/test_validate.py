@@ -76,7 +76,7 @@ IMPOSSIBLE = {
         ),
     ],
     "_augmentations": [
-        ("data.augment=flp", "config.data.augment must hold only pad_crop:PIXELS, flip, got 'flp'; did you mean flip?"),
+        ("data.augment=flp", "config.data.augment must hold only random_resized_crop, pad_crop:PIXELS, flip, got 'flp'; did you mean flip?"),
         ("data.augment=crop:4", "got 'crop:4'; did you mean pad_crop:PIXELS?"),
         ("data.augment=flip:1", "flip takes no argument, got 'flip:1'; write flip"),
         ("data.augment=pad_crop", "pad_crop needs a number of pixels, got 'pad_crop'; write pad_crop:4"),
@@ -212,8 +212,11 @@ def test_a_files_values_are_checked_as_those_of_the_command_line(changes, says):
 def test_augmentations_are_those_of_the_device():
     from resflax.data import augment
 
-    assert AUGMENTATIONS.keys() == augment.AUGMENTATIONS.keys()
+    on_the_host = {"random_resized_crop"}
+    assert AUGMENTATIONS.keys() - on_the_host == augment.AUGMENTATIONS.keys()
     for name, usage in AUGMENTATIONS.items():
+        if name in on_the_host:
+            continue
         text = usage.replace("PIXELS", "2")
         assert text.partition(":")[0] == name
         augment.make_augmentation((text,))
