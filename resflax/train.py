@@ -16,6 +16,7 @@ from resflax.errors import ConfigError
 if TYPE_CHECKING:
     from resflax.build import Run
     from resflax.files import Workdir
+    from resflax.training.checkpoints import Saved
     from resflax.training.evaluation import Evaluation
     from resflax.training.logs import Display
     from resflax.training.progress import Progress
@@ -29,11 +30,20 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser(prog="python -m resflax.train", description=__doc__, epilog="Any field: --config.a.b=VALUE")
     parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE.py[:variant]")
     parser.add_argument("--workdir", metavar="DIR", help="default: runs/<file>-<variant>")
+    parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where no scheduler says so")
+    parser.add_argument("--num_processes", type=int, metavar="N")
+    parser.add_argument("--process_id", type=int, metavar="N")
     arguments = parser.parse_args(others)
     config, name = load_config(arguments.config)
     config = validate(apply_overrides(config, overrides))
     workdir = arguments.workdir or f"runs/{name}"
+    prepare_jax(config.precision.compute == "float64")
+    from resflax.training.distributed import initialize, is_primary
+
+    initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
     record = train_and_evaluate(config, workdir)
+    if not is_primary():
+        return 0
     print(json.dumps({key: record[key] for key in SUMMARY}))
     print(
         f"everything about this run is in {workdir}; try: python -m resflax.predict --workdir={workdir} IMAGE...",
@@ -65,8 +75,9 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
     from etils import epath
 
     from resflax.build import build
-    from resflax.files import Workdir, read_json, storage, write_bytes, write_json
-    from resflax.training.checkpoints import Checkpoints, latest_checkpoint
+    from resflax.files import Workdir, read_json, write_bytes, write_json
+    from resflax.training import distributed
+    from resflax.training.checkpoints import Checkpoints
     from resflax.training.hooks import EvaluateHook, LogHook
     from resflax.training.logs import Display, MetricsWriter
     from resflax.training.loop import Loop, fit
@@ -75,23 +86,25 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
 
     files = Workdir(epath.Path(workdir))
     check_workdir(files, config)
+    distributed.check_shared(files.root)
     if files.result.exists():
         return read_json(files.result)
+    primary = distributed.is_primary()
 
     with SignalFlag() as signals:
         run = build(config)
-        if not files.config.exists():
+        if primary and not files.config.exists():
             write_json(files.config, to_dict(config))
-        if run.skipped:
+        if primary and run.skipped:
             lines = [json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in run.skipped.items()]
             write_bytes(files.root / "skipped.jsonl", "".join(lines).encode())
             print(f"{len(run.skipped)} unreadable files are left out, listed in {files.root}/skipped.jsonl", file=sys.stderr)
-        saved = latest_checkpoint(files.checkpoints, lambda text: print(text, file=sys.stderr), set_aside=True)
+        saved = choose_checkpoint(files)
         if saved is None:
             state, progress, step = run.initial_state(), Progress(), 0
         else:
             state, progress, step = saved.restore(run.abstract_state()), Progress(**saved.progress), saved.step
-        display = Display(run.total_steps, step)
+        display = Display(run.total_steps, step, quiet=not primary)
         introduce(display, run, step)
         run_chunk = run.compile_chunk(state)
         progress.wall_seconds += time.perf_counter() - began
@@ -99,7 +112,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
         scoring = EvaluateHook(config.eval_every_steps, config.data.eval_split, lambda state: evaluate(state.variables()))
         checkpoints = Checkpoints(files.checkpoints, config.checkpoint.keep_last, config.checkpoint.keep_best)
         metadata = run.metadata()
-        writer = MetricsWriter(files, step)
+        writer = MetricsWriter(files, step) if primary else None
 
         def save(step: int, state: Any, progress: Progress) -> None:
             checkpoints.save(step, state, progress.to_dict(), metadata, scoring.score(step))
@@ -132,14 +145,27 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
             checkpoints.wait()
         finally:
             display.close()
-            writer.close()
+            if writer is not None:
+                writer.close()
             checkpoints.close()
         evaluation = scoring.last[1] if scoring.last is not None else evaluate(state.variables())
-        draw(files, run, evaluation)
         record = make_record(run, evaluation, progress, state)
-        with storage("write", files.result):
+        if primary:
+            draw(files, run, evaluation)
             write_json(files.result, record)
     return record
+
+
+def choose_checkpoint(files: Workdir) -> Saved | None:
+    """The checkpoint to go on from: process 0 looks for it, all open the same one."""
+    from resflax.training import distributed
+    from resflax.training.checkpoints import latest_checkpoint, open_checkpoint
+
+    saved = None
+    if distributed.is_primary():
+        saved = latest_checkpoint(files.checkpoints, lambda text: print(text, file=sys.stderr), set_aside=True)
+    step = distributed.from_primary(-1 if saved is None else saved.step)
+    return saved if distributed.is_primary() or step < 0 else open_checkpoint(files.checkpoints / str(step))
 
 
 def check_workdir(files: Workdir, config: Config) -> None:

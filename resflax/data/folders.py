@@ -1,14 +1,15 @@
 """Folders of images: `train/<class>/*` and `test/<class>/*`, or one folder `<class>/*` that is divided here.
 
 Rules. A class is a folder; hidden folders and files are passed over, folders inside a class are searched through, and files
-without an image suffix are counted and passed over. Classes are those of the training split, sorted by name; names that
-are all whole numbers are sorted as numbers, so that class "10" follows "9". A class without an image in the training
-split, a class that only another split has, and names that differ only in case or outer spaces are errors.
+without an image suffix are passed over as well. Classes are those of the training split, sorted by name; names that are
+all whole numbers are sorted as numbers, so that class "10" follows "9". A class without an image in the training split, a
+class that only another split has, and names that differ only in case or outer spaces are errors.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class ImageFiles:
         """Sixteen hexadecimal digits that change with any name, size, label or the order of files."""
         sha = hashlib.sha256(repr(self.class_names).encode())
         for path, label in zip(self.paths, self.labels, strict=True):
-            sha.update(f"{path.relative_to(self.root)} {path.stat().st_size} {label}\n".encode())
+            sha.update(os.fsencode(f"{path.relative_to(self.root)} {path.stat().st_size} {label}\n"))
         return sha.hexdigest()[:16]
 
     def select(self, keep: np.ndarray) -> ImageFiles:
@@ -136,12 +137,12 @@ def _check_classes(files: ImageFiles, split: str) -> None:
 
 
 def _held_out(path: Path) -> bool:
-    digits = hashlib.sha256(path.as_posix().encode()).digest()
+    digits = hashlib.sha256(os.fsencode(path.as_posix())).digest()
     return bool(uniforms(0, 0, int.from_bytes(digits[:8], "little"), 1)[0] < 1 / HELD_OUT)
 
 
 def _parse(split: str) -> tuple[str, tuple[str, str] | None]:
-    match = re.fullmatch(r"([^\[\]]+)(?:\[(\d*%?):(\d*%?)\])?", split)
+    match = re.fullmatch(r"([^\[\]]+)(?:\[(\d+%?|):(\d+%?|)\])?", split)
     if not match:
         raise ConfigError(f"a split must read NAME, NAME[START:STOP] or NAME[START%:STOP%], got {split!r}")
     return match[1], None if match[2] is None else (match[2], match[3])

@@ -112,15 +112,19 @@ def committed_steps(root: epath.Path) -> list[int]:
 
 
 class Checkpoints:
-    """Saves, in the background, and keeps the last few and the best few."""
+    """Saves, in the background, and keeps the last few and the best few.
+
+    Every process of a job calls it alike; process 0 writes everything but the arrays.
+    """
 
     def __init__(self, root: epath.Path, keep_last: int, keep_best: int = 0):
         self._root, self._keep_last, self._keep_best = root, keep_last, keep_best
         self._committing: futures.Future[None] | None = None
         self._snapshot = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+        self._primary = jax.process_index() == 0
         with storage("write", root):
             root.mkdir(parents=True, exist_ok=True)
-            for path in root.iterdir():  # what a killed process left unfinished
+            for path in root.iterdir() if self._primary else ():  # what a killed process left unfinished
                 if ".orbax-checkpoint-tmp" in path.name or (path.name.isdecimal() and not (path / _MANIFEST).exists()):
                     path.rmtree()
         self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
@@ -154,6 +158,8 @@ class Checkpoints:
     def _commit(self, path: epath.Path, manifest: dict[str, Any], progress: Any, metadata: Any) -> None:
         """Runs in a thread: waits for Orbax to put the arrays in place, then writes the rest, the manifest last."""
         self._orbax.wait_until_finished()
+        if not self._primary:
+            return
         write_json(path / "progress.json", progress)
         write_json(path / "metadata.json", metadata)
         files = {name: {"size": (path / name).stat().length, "sha256": sha256(path / name)} for name in _files(path)}

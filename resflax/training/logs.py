@@ -57,10 +57,11 @@ def _summary_writer() -> Any:
 class Display:
     """Lines on stderr, and below them, on a terminal, a live bar with rate and time left."""
 
-    def __init__(self, total_steps: int, start_step: int):
+    def __init__(self, total_steps: int, start_step: int, quiet: bool = False):
         self._total = total_steps
         self._progress: Progress | None = None
-        if sys.stderr.isatty():
+        self._quiet = quiet
+        if sys.stderr.isatty() and not quiet:
             self._progress = self._open_bar(start_step)
 
     def _open_bar(self, start_step: int) -> Progress:
@@ -83,6 +84,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """One line that stays."""
+        if self._quiet:
+            return
         if self._progress is not None:
             self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
         else:

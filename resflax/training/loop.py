@@ -9,6 +9,7 @@ from typing import Protocol
 
 from resflax.errors import DataError, Interrupted
 from resflax.training.chunk import RunChunk
+from resflax.training.distributed import agree
 from resflax.training.logs import Display, MetricsWriter
 from resflax.training.progress import Progress
 from resflax.training.signals import SignalFlag
@@ -37,7 +38,7 @@ class Loop:
     save: Callable[[int, TrainState, Progress], None]
     save_every_steps: int
     finish: Callable[[TrainState], TrainState]  # applied once, after the last step
-    writer: MetricsWriter
+    writer: MetricsWriter | None  # None: another process writes
     display: Display
     signals: SignalFlag
 
@@ -80,10 +81,11 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
             if _is_due(step, hook.every_steps, loop.total_steps):
                 scalars |= hook(step, state, progress)
         progress.wall_seconds += time.perf_counter() - began
-        if scalars:
+        if scalars and loop.writer is not None:
             loop.writer.write(step, step / loop.steps_per_epoch, scalars)
             loop.display.scalars(step, scalars)
-        interrupted = loop.signals.received if step < loop.total_steps else None
+        signal, pace = agree(loop.signals.received or 0, pace)
+        interrupted = signal if step < loop.total_steps else 0
         if interrupted or _is_due(step, loop.save_every_steps, loop.total_steps):
             loop.save(step, state, progress)
             saved = step
