@@ -1,4 +1,8 @@
-"""The CIFAR networks and SGD against PyTorch."""
+"""The CIFAR networks and SGD against PyTorch.
+
+Gradients are compared in float64 alone. In float32 a few of the ReLUs' inputs are zero to within rounding, and each side
+of zero has its own gradient: there either of PyTorch and resflax may be 1e-2 away from what both compute in float64.
+"""
 
 import functools
 from collections import OrderedDict
@@ -26,10 +30,10 @@ def torch():
     return pytest.importorskip("torch")  # not at the top: the default lane imports this module and deselects its tests
 
 
-@pytest.fixture(params=["float32", "float64"])
-def dtype(request):
-    with jax.enable_x64(request.param == "float64"):
-        yield request.param
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
 
 
 def torch_network(torch, option):
@@ -92,7 +96,8 @@ def in_torchs_layout(variables):
 def pair(torch, name, option, dtype):
     """A network, variables none of which is 0 or 1, and PyTorch's network with the same."""
     kwargs = {"shortcut": option} if option else {}
-    model = create_model(name, 10, norm=functools.partial(BatchNorm, running_variance="unbiased"), **kwargs)
+    norm = functools.partial(BatchNorm, running_variance="unbiased", param_dtype=dtype)
+    model = create_model(name, 10, norm=norm, **kwargs)
     initial = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     rng = np.random.default_rng(0)
 
@@ -112,7 +117,7 @@ def pair(torch, name, option, dtype):
 
 def draw(dtype, steps=1):
     rng = np.random.default_rng(1)
-    return rng.normal(size=(steps, 16, 32, 32, 3)).astype(dtype), rng.integers(0, 10, (steps, 16))
+    return rng.normal(size=(steps, 8, 32, 32, 3)).astype(dtype), rng.integers(0, 10, (steps, 8))
 
 
 def nchw(torch, images):
@@ -122,47 +127,42 @@ def nchw(torch, images):
 def assert_close(found, expected, tolerance, name=""):
     """Within `tolerance` of the largest magnitude expected."""
     expected = np.asarray(expected)
-    err = np.abs(np.asarray(found) - expected).max() / np.abs(expected).max()
-    print("ERR", name, err)
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max(), err_msg=name)
 
 
 @pytest.mark.parametrize(("name", "option"), NETWORKS)
-def test_logits(torch, name, option, dtype):
-    model, variables, network = pair(torch, name, option, dtype)
-    (images,), _ = draw(dtype)
-    for train in (False, True):
-        logits, _ = model.apply(variables, images, train=train, mutable=["batch_stats"])
-        expected = network.train(train)(nchw(torch, images)).detach()
-        assert_close(logits, expected, {"float32": 1e-5, "float64": 1e-12}[dtype], f"logits {train}")
+@pytest.mark.parametrize("train", [False, True])
+def test_logits(torch, name, option, train):
+    model, variables, network = pair(torch, name, option, "float32")
+    (images,), _ = draw("float32")
+    logits, _ = jax.jit(functools.partial(model.apply, train=train, mutable=["batch_stats"]))(variables, images)
+    assert_close(logits, network.train(train)(nchw(torch, images)).detach(), 1e-5)
 
 
 @pytest.mark.parametrize(("name", "option"), NETWORKS)
-def test_gradients_with_label_smoothing(torch, name, option, dtype):
-    model, variables, network = pair(torch, name, option, dtype)
-    (images,), (labels,) = draw(dtype)
+def test_gradients_with_label_smoothing(torch, name, option, x64):
+    model, variables, network = pair(torch, name, option, "float64")
+    (images,), (labels,) = draw("float64")
 
     def loss(params):
         logits, _ = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"])
         return jnp.mean(cross_entropy(logits, labels, 0.1))
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(variables["params"])
-    expected = torch.nn.functional.cross_entropy(
-        network.train()(nchw(torch, images)), torch.tensor(labels), label_smoothing=0.1
-    )
+    logits = network.train()(nchw(torch, images))
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(labels), label_smoothing=0.1)
     expected.backward()
-    tolerance = {"float32": 1e-5, "float64": 1e-11}[dtype]
-    assert_close(value, expected.detach(), tolerance, "loss")
+    assert_close(value, expected.detach(), 1e-10)
     found = in_torchs_layout({"params": gradient})
     for key, parameter in network.named_parameters():
-        assert_close(found.pop(key), parameter.grad, tolerance, "grad " + key)
+        assert_close(found.pop(key), parameter.grad, 1e-10, key)
     assert not found
 
 
 @pytest.mark.parametrize(("nesterov", "dampening"), [(False, 0.0), (True, 0.0), (False, 0.3)])
 @pytest.mark.parametrize(("name", "option"), NETWORKS)
-def test_five_steps_of_sgd(torch, name, option, nesterov, dampening, dtype):
-    model, variables, network = pair(torch, name, option, dtype)
+def test_five_steps_of_sgd(torch, name, option, nesterov, dampening, x64):
+    model, variables, network = pair(torch, name, option, "float64")
     optimizer = make_optimizer(sgd(0.9, nesterov, dampening), lambda step: 0.05, weight_decay=1e-4)
     smoothed = functools.partial(cross_entropy, label_smoothing=0.1)
     step = jax.jit(make_train_step(model, optimizer, smoothed, lambda batch, resident: batch, seed=0))
@@ -173,15 +173,14 @@ def test_five_steps_of_sgd(torch, name, option, nesterov, dampening, dtype):
             theirs.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     network.train()
     state = init_state(variables, optimizer, ema=False)
-    for images, labels in zip(*draw(dtype, steps=5), strict=True):
-        mask = np.ones(len(labels), bool)
-        state, metrics = step(state, {"id": np.arange(len(labels)), "image": images, "label": labels, "mask": mask}, {})
+    for images, labels in zip(*draw("float64", steps=5), strict=True):
+        batch = {"id": np.arange(len(labels)), "image": images, "label": labels, "mask": np.ones(len(labels), bool)}
+        state, metrics = step(state, batch, {})
         theirs.zero_grad()
         loss = torch.nn.functional.cross_entropy(network(nchw(torch, images)), torch.tensor(labels), label_smoothing=0.1)
         loss.backward()
         theirs.step()
-        assert_close(metrics.loss, loss.detach(), 1e-5, "loss")
-    found = in_torchs_layout({"params": state.params, "batch_stats": state.batch_stats})
+        assert_close(metrics.loss, loss.detach(), 1e-10)
     expected = network.state_dict()
-    for key, array in found.items():
-        assert_close(array, expected[key], 1e-5, "after " + key)
+    for key, array in in_torchs_layout({"params": state.params, "batch_stats": state.batch_stats}).items():
+        assert_close(array, expected[key], 1e-10, key)
