@@ -10,7 +10,7 @@ settings are Keras' defaults; `predict` shows the softmax.
 from resflax.config import BatchNormConfig, Config, DataConfig, ModelConfig, OptimConfig
 from resflax.config.files import choose_variant
 
-ADAM = OptimConfig(name="adam", learning_rate=1e-3, epsilon=1e-7)
+ADAM = OptimConfig(name="adam", learning_rate=1e-3, epsilon=1e-7, epsilon_at="uncorrected")
 
 CNN = Config(
     total_epochs=10,

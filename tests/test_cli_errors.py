@@ -87,7 +87,10 @@ def write_images(folder, count):
         ),
         ("train --config.optim.nesterov=true --config.optim.name=adam", "config.optim.nesterov needs config.optim.name=sgd"),
         ("train --config.checkpoint.keep_best=1", "config.checkpoint.keep_best needs"),
-        ("train --config.data.augment=mixup", "config.data.augment must hold only random_resized_crop, pad_crop:PIXELS, flip, got 'mixup'"),
+        (
+            "train --config.data.augment=mixup",
+            "config.data.augment must hold only random_resized_crop, pad_crop:PIXELS, flip, got 'mixup'",
+        ),
         ("train --config=quickstart:resent", "the variant must be one of resnet, cnn, got 'resent'; choose one"),
         ("train --config=quickstrt", "there is no quickstrt; did you mean quickstart?"),
         ("train --config=missing/file.py", "--config must name a configuration file, but there is no missing/file.py"),

@@ -66,6 +66,7 @@ class OptimConfig:
     beta1: UnitInterval = 0.9
     beta2: UnitInterval = 0.999
     epsilon: Positive = 1e-8
+    epsilon_at: Literal["corrected", "uncorrected"] = "corrected"  # second moment of Adam; Keras: uncorrected
     weight_decay: NonNegative = 0.0
     decay: Literal["coupled", "decoupled"] = "coupled"  # coupled: added to the gradient, as an L2 penalty would
     decay_mask: Literal["all", "kernels"] = "all"

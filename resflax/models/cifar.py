@@ -19,7 +19,7 @@ class CifarNet(nn.Module):
     """A 3x3 convolution, three stages of `blocks_per_stage` two-layer blocks, global average pooling, a dense layer.
 
     Widths are `width`, 2 `width` and 4 `width`; the second and third stage halve the image. From float[B, H, W, C] to
-    float32 logits [B, num_classes]. Modules are named `stem`, `stage1/block1/conv1`, ..., `head`.
+    float32 logits [B, num_classes]. Modules are named `stem_conv`, `stage1/block1/conv1`, ..., `head`.
     """
 
     num_classes: int

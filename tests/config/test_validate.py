@@ -76,7 +76,10 @@ IMPOSSIBLE = {
         ),
     ],
     "_augmentations": [
-        ("data.augment=flp", "config.data.augment must hold only random_resized_crop, pad_crop:PIXELS, flip, got 'flp'; did you mean flip?"),
+        (
+            "data.augment=flp",
+            "config.data.augment must hold only random_resized_crop, pad_crop:PIXELS, flip, got 'flp'; did you mean flip?",
+        ),
         ("data.augment=crop:4", "got 'crop:4'; did you mean pad_crop:PIXELS?"),
         ("data.augment=flip:1", "flip takes no argument, got 'flip:1'; write flip"),
         ("data.augment=pad_crop", "pad_crop needs a number of pixels, got 'pad_crop'; write pad_crop:4"),

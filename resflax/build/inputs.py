@@ -1,0 +1,162 @@
+"""From a configuration to batches."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resflax.build.parts import dataset_dtype
+from resflax.config import Config
+from resflax.data.arrays import ImageArrays, load_split
+from resflax.data.datasets import DATASETS
+from resflax.data.decode import decode, read_image
+from resflax.data.folders import ImageFiles
+from resflax.data.geometry import center_crop
+from resflax.data.pipeline import HostPipeline, Pipeline, ResidentPipeline
+from resflax.data.preprocess import Preprocessing, fit_preprocessing
+from resflax.data.reading import (
+    ImageSource,
+    array_reader,
+    centered_reader,
+    decode_all,
+    find_unreadable,
+    random_crop_reader,
+)
+from resflax.errors import ConfigError, DataError
+from resflax.training import sharding
+
+Split = ImageArrays | ImageSource
+
+
+def open_split(config: Config, split: str) -> Split:
+    """The images of a split; files become arrays where `config.data.input` asks for resident data."""
+    settings = config.data
+    images: Split = load_split(settings.name, split, settings.data_dir)
+    if isinstance(images, ImageArrays):
+        if "random_resized_crop" in settings.augment:
+            raise ConfigError(
+                f"config.data.augment: random_resized_crop is for image files, but {settings.name} has images of one shape; "
+                "use pad_crop"
+            )
+        return images
+    if settings.image_size is None:
+        raise ConfigError(
+            f"config.data.image_size must be set for {settings.name}, whose images have any size; for example 224"
+        )
+    if settings.input != "resident":
+        return images
+    if "random_resized_crop" in settings.augment:
+        raise ConfigError(
+            "config.data.augment: random_resized_crop needs the files, got config.data.input=resident; set it to host"
+        )
+    return decode_all(images, settings.image_size, settings.crop_ratio, workers=workers(config))
+
+
+def workers(config: Config) -> int:
+    """Threads of the host path."""
+    return (os.cpu_count() or 1) if config.data.workers is None else config.data.workers
+
+
+def without_unreadable(config: Config, images: Split, skipped: dict[str, str]) -> Split:
+    """`images` but for the files that cannot be decoded, which are added to `skipped` with the reason.
+
+    Raises `DataError` when they are more than `config.data.max_unreadable_fraction` of the split.
+    """
+    if not isinstance(images, ImageFiles):
+        return images
+    found = find_unreadable(images, workers(config))
+    if len(found) > config.data.max_unreadable_fraction * len(images):
+        first = next(iter(found.values()))
+        raise DataError(
+            f"{len(found)} of {len(images)} files in {images.root} cannot be read, more than "
+            f"config.data.max_unreadable_fraction={config.data.max_unreadable_fraction:g} allows; the first: {first}"
+        )
+    skipped.update({images.name(index): reason for index, reason in found.items()})
+    return images.select(np.setdiff1d(np.arange(len(images)), list(found)))
+
+
+# Pixels of this many images, spread evenly over the split, stand for a set of files that is not read whole.
+_SAMPLE = 1000
+
+
+def make_preprocessing(config: Config, train: Split) -> Preprocessing:
+    """The preprocessing that belongs to the training split."""
+    settings = config.data
+    known = DATASETS.get(re.split("[/:]", settings.name)[0])
+    statistics = (known.mean, known.std) if known is not None else None
+    if isinstance(train, ImageArrays):
+        size = settings.image_size or min(train.images.shape[1:3])
+        sample, resize = train, settings.image_size
+    else:
+        assert settings.image_size is not None
+        size = settings.image_size
+        keep = np.unique(np.linspace(0, len(train) - 1, _SAMPLE).astype(int))
+        needed = keep if statistics is None or settings.normalize != "per_channel" else keep[:1]
+        sample, resize = decode_all(train, size, settings.crop_ratio, needed, workers(config)), None
+    for text in settings.augment:
+        name, _, pixels = text.partition(":")
+        if name == "pad_crop" and int(pixels) >= size:
+            raise ConfigError(f"config.data.augment: {text} must pad by less than the {size} pixels of an image; pad less")
+    return fit_preprocessing(settings.normalize, sample, resize, statistics)
+
+
+def training_pipeline(config: Config, images: Split, preprocessing: Preprocessing) -> Pipeline:
+    """Batches for training, in the form that `config.data.input` asks for."""
+    settings = config.data
+    on_device = tuple(text for text in settings.augment if text != "random_resized_crop")
+    shared = (preprocessing, settings.batch_size, config.seed, on_device, dataset_dtype(config))
+    rows = sharding.local_rows(settings.batch_size)
+    if isinstance(images, ImageArrays) and settings.input != "host":
+        return ResidentPipeline(*shared, rows=rows, arrays=images)
+    if isinstance(images, ImageArrays):
+        read = array_reader(images)
+    elif "random_resized_crop" in settings.augment:
+        read = random_crop_reader(images, preprocessing.image_size[0], config.seed)
+    else:
+        read = centered_reader(images, preprocessing.image_size[0], settings.crop_ratio)
+    return HostPipeline(*shared, rows=rows, read=read, labels=images.labels, workers=workers(config))
+
+
+def evaluation_pipeline(config: Config, images: Split, preprocessing: Preprocessing, mesh: jax.sharding.Mesh) -> Pipeline:
+    """Batches for evaluation, in the form that `config.data.input` asks for."""
+    batch_size = round_up(config.data.eval_batch_size, mesh.size)
+    rows, dtype = sharding.local_rows(batch_size), dataset_dtype(config)
+    if isinstance(images, ImageArrays) and config.data.input != "host":
+        return ResidentPipeline(preprocessing, batch_size, dtype=dtype, rows=rows, arrays=images)
+    read = (
+        array_reader(images)
+        if isinstance(images, ImageArrays)
+        else centered_reader(images, preprocessing.image_size[0], config.data.crop_ratio)
+    )
+    return HostPipeline(
+        preprocessing, batch_size, dtype=dtype, rows=rows, read=read, labels=images.labels, workers=workers(config)
+    )
+
+
+def describe_reading(images: Split) -> dict[str, Any]:
+    """How a file becomes the array that preprocessing starts from; `predict` does the same."""
+    if isinstance(images, ImageArrays):
+        return {"source_shape": list(images.images.shape[1:]), "crop": "none"}
+    return {"source_shape": [None, None, images.channels], "crop": "center"}
+
+
+def round_up(batch_size: int, devices: int) -> int:
+    """The next multiple of `devices`: an evaluation's result does not depend on its batch size."""
+    return -(-batch_size // devices) * devices
+
+
+def make_reader(config: Config, metadata: dict[str, Any]) -> Callable[[Path], np.ndarray]:
+    """`path -> uint8[H, W, C]`, as the images of the evaluation split were read."""
+    height, width, channels = metadata["source_shape"]
+    if metadata["crop"] == "none":
+        return lambda path: read_image(path, (height, width, channels))
+    size = metadata["preprocessing"]["image_size"][0]
+    return lambda path: np.asarray(center_crop(decode(path, channels), size, config.data.crop_ratio)).reshape(
+        size, size, channels
+    )

@@ -1,0 +1,109 @@
+"""From a configuration to the network, the optimizer, the schedule and the state."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from resflax.config import Config
+from resflax.errors import ConfigError
+from resflax.models.zoo import create_model
+from resflax.nn import BatchNorm
+from resflax.optim import optimizers, schedules
+from resflax.prng import stream_key
+from resflax.training.state import TrainState, init_state
+from resflax.types import Tree
+
+
+def compute_dtype(config: Config) -> Any:
+    """The dtype of activations."""
+    return jnp.dtype(config.precision.compute)
+
+
+def dataset_dtype(config: Config) -> Any:
+    """The dtype in which images are normalised and augmented; the network casts them to its own."""
+    return jnp.promote_types(compute_dtype(config), jnp.float32)
+
+
+def make_model(config: Config, num_classes: int, momentum: float | None = None) -> nn.Module:
+    """The network; `momentum` replaces the configured one of its running statistics."""
+    settings = config.batch_norm
+    norm = functools.partial(
+        BatchNorm,
+        group_size=settings.group_size,
+        momentum=settings.momentum if momentum is None else momentum,
+        epsilon=settings.epsilon,
+        running_variance=settings.running_variance,
+        param_dtype=dataset_dtype(config),
+    )
+    return create_model(config.model.name, num_classes, norm=norm, dtype=compute_dtype(config), **config.model.kwargs)
+
+
+def total_steps(config: Config, num_examples: int) -> int:
+    """The length of the run: the last step is the one that completes `total_epochs`."""
+    if config.total_steps is not None:
+        return config.total_steps
+    assert config.total_epochs is not None
+    return max(1, math.ceil(config.total_epochs * num_examples / config.data.batch_size))
+
+
+def make_schedule(config: Config, steps: int, steps_per_epoch: float) -> optax.Schedule:
+    """The learning rate as a function of the step; everything relative becomes steps here, after the overrides."""
+    settings = config.optim
+    peak = settings.learning_rate
+    if settings.base_batch_size is not None:
+        peak *= config.data.batch_size / settings.base_batch_size
+    if settings.schedule == "step":
+        unit = {"fraction": steps, "steps": 1, "epochs": steps_per_epoch}[settings.milestone_unit]
+        milestones = tuple(round(value * unit) for value in settings.milestones)
+        schedule = schedules.step_schedule(peak, milestones, settings.step_factor)
+    elif settings.schedule == "cosine":
+        schedule = schedules.cosine_schedule(peak, steps, settings.final_factor)
+    elif settings.schedule == "linear":
+        schedule = schedules.linear_schedule(peak, steps, settings.final_factor)
+    else:
+        schedule = optax.constant_schedule(peak)
+    warmup = settings.warmup_steps or round(settings.warmup_epochs * steps_per_epoch + settings.warmup_fraction * steps)
+    if warmup and warmup >= steps:  # steps and epochs can only be compared once the data are known
+        raise ConfigError(f"the warm-up must end before the run does, got {warmup} of {steps} steps; shorten it")
+    return schedules.with_warmup(schedule, warmup, settings.warmup_factor, settings.warmup)
+
+
+def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer with its decay, clipping and schedule."""
+    settings = config.optim
+    if settings.name == "sgd":
+        direction = optimizers.sgd(settings.momentum, settings.nesterov, settings.dampening)
+    else:  # adam and adamw differ in their decay alone
+        direction = optimizers.adam(settings.beta1, settings.beta2, settings.epsilon, settings.epsilon_at)
+    return optimizers.make_optimizer(
+        direction,
+        schedule,
+        weight_decay=settings.weight_decay,
+        decay=settings.decay,
+        mask=settings.decay_mask,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def initial_state(
+    config: Config, model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...]
+) -> TrainState:
+    """The state before the first step; a pure function of the seed, for use inside `jit`."""
+    images = jnp.zeros((1, *image_shape), dataset_dtype(config))
+    variables = model.init(stream_key(config.seed, "init"), images, train=False)
+    if compute_dtype(config) == jnp.float64:
+        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
+    return init_state(variables, optimizer, config.ema.decay is not None)
+
+
+def abstract(init: Any, where: jax.sharding.Sharding) -> Tree:
+    """Shapes and dtypes of `init()`, to be placed `where`."""
+    shapes = jax.eval_shape(init)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)

@@ -1,0 +1,231 @@
+"""A configuration made real."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from resflax.build.inputs import (
+    describe_reading,
+    evaluation_pipeline,
+    make_preprocessing,
+    open_split,
+    training_pipeline,
+    without_unreadable,
+)
+from resflax.build.parts import (
+    abstract,
+    initial_state,
+    make_model,
+    make_optimizer,
+    make_schedule,
+    total_steps,
+)
+from resflax.config import Config, config_hash, to_dict
+from resflax.data.arrays import ImageArrays
+from resflax.data.pipeline import Pipeline, ResidentPipeline
+from resflax.errors import ConfigError
+from resflax.prng import stream_key
+from resflax.training import chunk, sharding
+from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_stats
+from resflax.training.losses import cross_entropy
+from resflax.training.metrics import zero_sums
+from resflax.training.state import TrainState
+from resflax.training.steps import make_eval_step, make_train_step
+from resflax.types import Batch, Tree, Variables
+
+
+@dataclass(frozen=True)
+class Run:
+    """A configuration made real; everything is a pure function of it and the devices."""
+
+    config: Config
+    mesh: jax.sharding.Mesh
+    model: nn.Module
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    total_steps: int
+    train: Pipeline
+    test: Pipeline  # the evaluation split, whatever its name
+    class_names: tuple[str, ...]
+    reading: dict[str, Any]  # see `describe_reading`
+    skipped: dict[str, str]  # files that were left out, and why
+    fingerprint: str  # of both splits
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Not a whole number: batches go on across the end of an epoch."""
+        return len(self.train) / self.config.data.batch_size
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Height, width and channels as the network sees them."""
+        return (*self.train.preprocessing.image_size, self.reading["source_shape"][-1])
+
+    def initial_state(self) -> TrainState:
+        """On the devices."""
+        init = functools.partial(initial_state, self.config, self.model, self.optimizer, self.image_shape)
+        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))()
+
+    def abstract_state(self) -> Tree:
+        """Shapes, dtypes and shardings of the state."""
+        init = functools.partial(initial_state, self.config, self.model, self.optimizer, self.image_shape)
+        return abstract(init, sharding.replicated(self.mesh))
+
+    def resident(self, pipeline: Pipeline) -> Batch:
+        """A split in device memory."""
+        return sharding.put(pipeline.resident, sharding.replicated(self.mesh))
+
+    def train_step(self) -> Any:
+        """`(state, host_batch, resident) -> (state, metrics)`, not compiled."""
+        return make_train_step(
+            self.model,
+            self.optimizer,
+            functools.partial(cross_entropy, label_smoothing=self.config.loss.label_smoothing),
+            self.train.materialise,
+            seed=self.config.seed,
+            ema_decay=self.config.ema.decay,
+            accumulate=self.config.optim.accumulate,
+            unroll=self._on_cpu,
+            shard=functools.partial(sharding.shard_batch, mesh=self.mesh),
+        )
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.mesh.devices.flat[0].platform == "cpu"
+
+    def compile_chunk(self, state: TrainState, fused: bool | None = None) -> chunk.RunChunk:
+        """Compiles the training step; `fused` None: whole chunks in a dispatch everywhere but on CPU."""
+        everywhere, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
+        resident = self.resident(self.train)
+        step, host_batch = self.train_step(), self.train.training_batches()
+        if fused is None:
+            fused = not self._on_cpu and isinstance(self.train, ResidentPipeline)
+        if not fused:
+            put = functools.partial(sharding.put_rows, sharding=split)
+            jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
+            compiled = jitted.lower(state, put(host_batch(0)), resident).compile()
+            return chunk.StepwiseChunk(compiled, host_batch, resident, put)
+        length = min(self.total_steps, 512)
+        by_step = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(None, "data"))
+        put = functools.partial(sharding.put_rows, sharding=by_step)
+        batches = put(chunk.stack_batches(host_batch, 0, 1, length))
+        jitted = jax.jit(chunk.fuse(step, length), donate_argnums=0, out_shardings=everywhere)
+        compiled = jitted.lower(state, batches, jnp.int32(1), resident).compile()
+        return chunk.FusedChunk(compiled, host_batch, resident, put, length)
+
+    def make_evaluate(self) -> Any:
+        """`variables -> Evaluation` over the evaluation split."""
+        return make_evaluate(self.model, self.test, self.mesh, len(self.class_names))
+
+    def reestimate(self, params: Tree) -> Tree:
+        """`batch_stats` averaged over one pass of training batches, augmented as in training."""
+        model = make_model(self.config, len(self.class_names), momentum=0.0)
+
+        def stats_step(params: Tree, batch: Batch, resident: Batch) -> Tree:
+            images = sharding.shard_batch(self.train.materialise(batch, resident), self.mesh)["image"]
+            empty = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)["batch_stats"]
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), empty)
+            rngs = {"dropout": stream_key(self.config.seed, "dropout")}
+            variables = {"params": params, "batch_stats": zeros}
+            return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[1]["batch_stats"]
+
+        count = max(1, int(self.steps_per_epoch))
+        put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(self.mesh))
+        batches = map(self.train.training_batches(), range(count))
+        step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh))
+        return reestimate_batch_stats(step, params, batches, self.resident(self.train), put)
+
+    def metadata(self) -> dict[str, Any]:
+        """What must travel with the weights for anybody to use them."""
+        return {
+            "config": to_dict(self.config),
+            "config_hash": config_hash(self.config),
+            "class_names": list(self.class_names),
+            **self.reading,
+            "preprocessing": self.train.preprocessing.to_dict(),
+            "dataset_fingerprint": self.fingerprint,
+            "layout": self.config.model.kwargs.get("repeat", "loop"),
+        }
+
+
+def make_evaluate(model: nn.Module, pipeline: Pipeline, mesh: jax.sharding.Mesh, num_classes: int) -> Any:
+    """`variables -> Evaluation` over the whole of `pipeline`."""
+    everywhere = sharding.replicated(mesh)
+    resident = sharding.put(pipeline.resident, everywhere)
+    shard = functools.partial(sharding.shard_batch, mesh=mesh)
+    step = jax.jit(make_eval_step(model, pipeline.materialise, shard), out_shardings=everywhere)
+    zero = sharding.put(zero_sums(num_classes), everywhere)
+    put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(mesh))
+
+    def run(variables: Variables) -> Evaluation:
+        return evaluate(
+            step,
+            variables,
+            pipeline.evaluation_batches(),
+            resident,
+            zero=zero,
+            num_examples=len(pipeline),
+            put=put,
+        )
+
+    return run
+
+
+def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
+    """Reads the data and makes the objects; raises `ConfigError` for what does not fit the data or the devices."""
+    settings = config.data
+    mesh = sharding.make_mesh(devices)
+    sharding.check_mesh(
+        "config.data.batch_size / config.optim.accumulate",
+        settings.batch_size // config.optim.accumulate,
+        config.batch_norm.group_size,
+        mesh,
+    )
+    train, test = (open_split(config, split) for split in (settings.train_split, settings.eval_split))
+    if train.class_names != test.class_names:
+        raise ConfigError(
+            f"splits {settings.train_split} and {settings.eval_split} must have the same classes, got "
+            f"{len(train.class_names)} and {len(test.class_names)}"
+        )
+    skipped: dict[str, str] = {}
+    if settings.unreadable == "skip":
+        train, test = (without_unreadable(config, split, skipped) for split in (train, test))
+    preprocessing = make_preprocessing(config, train)
+    if isinstance(train, ImageArrays) and isinstance(test, ImageArrays) and train.images.shape[1:] != test.images.shape[1:]:
+        raise ConfigError(
+            f"splits {settings.train_split} and {settings.eval_split} must have the same image shape, got "
+            f"{train.images.shape[1:]} and {test.images.shape[1:]}"
+        )
+    steps_per_epoch = len(train) / settings.batch_size
+    steps = total_steps(config, len(train))
+    schedule = make_schedule(config, steps, steps_per_epoch)
+    run = Run(
+        config=config,
+        mesh=mesh,
+        model=make_model(config, len(train.class_names)),
+        optimizer=make_optimizer(config, schedule),
+        schedule=schedule,
+        total_steps=steps,
+        train=training_pipeline(config, train, preprocessing),
+        test=evaluation_pipeline(config, test, preprocessing, mesh),
+        class_names=train.class_names,
+        reading=describe_reading(train),
+        skipped=skipped,
+        fingerprint=f"{train.fingerprint()}-{test.fingerprint()}",
+    )
+    try:
+        run.abstract_state()
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"config.model.name={config.model.name} must accept images of shape {run.image_shape}, but {error}; set "
+            "config.data.image_size"
+        ) from error
+    return run
