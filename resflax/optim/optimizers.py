@@ -15,8 +15,9 @@ from resflax.optim.schedules import Schedule
 def sgd(momentum: float, nesterov: bool = False, dampening: float = 0.0) -> optax.GradientTransformation:
     """`velocity = momentum * velocity + (1 - dampening) * gradient`, before the learning rate.
 
-    That is PyTorch's recurrence, but from a velocity of zero; PyTorch leaves the first gradient undampened. The rate multiplies the velocity, not the gradient that enters it: a change of rate acts at once. The update is the
-    velocity, or with `nesterov` `gradient + momentum * velocity`.
+    That is PyTorch's recurrence, but from a velocity of zero; PyTorch leaves the first gradient undampened. The rate
+    multiplies the velocity, not the gradient that enters it: a change of rate acts at once. The update is the velocity, or
+    with `nesterov` `gradient + momentum * velocity`.
     """
     scale = [optax.scale(1 - dampening)] if dampening else []
     return optax.chain(*scale, optax.trace(decay=momentum, nesterov=nesterov))

@@ -40,14 +40,6 @@ def start(workdir, processes, devices, steps, *extra):
     for index in range(processes):
         command = [sys.executable, "-m", "resflax.train", f"--workdir={workdir}", *CONFIG, *extra]
         command.append(f"--config.total_steps={steps}")
-            sys.executable,
-            "-m",
-            "resflax.train",
-            f"--workdir={workdir}",
-            *CONFIG,
-            f"--config.total_steps={steps}",
-            *extra,
-        ]
         if processes > 1:
             command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}", f"--process_id={index}"]
         jobs.append(
