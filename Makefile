@@ -9,7 +9,7 @@ train: .venv/installed
 	$(BIN)/python -m resflax.train
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 -m "not long and not parity" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not parity" $(PYTEST_ARGS)
 
 test-long: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 -m long $(PYTEST_ARGS)

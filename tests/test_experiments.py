@@ -10,6 +10,7 @@ from tests.conftest import ROOT
 VARIANTS = {
     "quickstart": ("resnet", "cnn"),
     "tutorial": ("cnn", "resnet"),
+    "imagenet": ("goyal2017", "smoke"),
     "he2015_cifar": (
         *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)),
         *(f"plain{depth}" for depth in (20, 32, 44, 56)),
@@ -49,6 +50,21 @@ def test_he_2015_recipe(variant):
     assert warm == ((400, "constant", pytest.approx(0.01)) if variant == "resnet110" else (0, "linear", 0))
     assert config.loss.label_smoothing == 0
     assert config.precision.compute == "float32"
+
+
+def test_goyal_2017_recipe():
+    """Goyal et al. 2017, Sec. 2.2, 5.1, read from the paper."""
+    config, _ = load_config("imagenet:goyal2017")
+    optim = config.optim
+    assert (config.total_epochs, config.model.name, config.model.kwargs["zero_gamma"]) == (90, "resnet50", True)
+    assert optim.learning_rate * config.data.batch_size / optim.base_batch_size == pytest.approx(3.2)
+    assert [round(90 * point) for point in optim.milestones] == [30, 60, 80]
+    assert (optim.nesterov, optim.momentum, optim.weight_decay, optim.decay_mask) == (True, 0.9, 1e-4, "kernels")
+    assert (optim.warmup_fraction * 90, optim.warmup) == (pytest.approx(5), "linear")
+    assert 3.2 * optim.warmup_factor == pytest.approx(0.1)
+    assert config.batch_norm.group_size == 32
+    assert (config.data.image_size, config.data.crop_ratio) == (224, 224 / 256)
+    assert config.data.augment == ("random_resized_crop", "flip")
 
 
 def test_docstrings_show_commands_that_parse():

@@ -35,7 +35,7 @@ Split = ImageArrays | ImageSource
 
 
 def open_split(config: Config, split: str) -> Split:
-    """The images of a split; files become arrays where `config.data.input` asks for resident data."""
+    """The images of a split."""
     settings = config.data
     images: Split = load_split(settings.name, split, settings.data_dir)
     if isinstance(images, ImageArrays):
@@ -49,12 +49,19 @@ def open_split(config: Config, split: str) -> Split:
         raise ConfigError(
             f"config.data.image_size must be set for {settings.name}, whose images have any size; for example 224"
         )
-    if settings.input != "resident":
-        return images
-    if "random_resized_crop" in settings.augment:
+    if settings.input == "resident" and "random_resized_crop" in settings.augment:
         raise ConfigError(
             "config.data.augment: random_resized_crop needs the files, got config.data.input=resident; set it to host"
         )
+    return images
+
+
+def _in_place(config: Config, images: Split) -> Split:
+    """`images`; files are decoded where `config.data.input` asks for resident data."""
+    settings = config.data
+    if isinstance(images, ImageArrays) or settings.input != "resident":
+        return images
+    assert settings.image_size is not None
     return decode_all(images, settings.image_size, settings.crop_ratio, workers=workers(config))
 
 
@@ -68,17 +75,27 @@ def without_unreadable(config: Config, images: Split, skipped: dict[str, str]) -
 
     Raises `DataError` when they are more than `config.data.max_unreadable_fraction` of the split.
     """
-    if not isinstance(images, ImageFiles):
+    if isinstance(images, ImageArrays):
         return images
+    if not isinstance(images, ImageFiles):
+        raise ConfigError(
+            f"config.data.unreadable=skip is for folders of images, got {config.data.name}; set config.data.unreadable=error"
+        )
     found = find_unreadable(images, workers(config))
-    if len(found) > config.data.max_unreadable_fraction * len(images):
+    if len(found) > config.data.max_unreadable_fraction * len(images) or len(found) == len(images):
         first = next(iter(found.values()))
         raise DataError(
             f"{len(found)} of {len(images)} files in {images.root} cannot be read, more than "
             f"config.data.max_unreadable_fraction={config.data.max_unreadable_fraction:g} allows; the first: {first}"
         )
+    kept = images.select(np.setdiff1d(np.arange(len(images)), list(found)))
+    lost = np.setdiff1d(images.labels, kept.labels)
+    if lost.size:
+        raise DataError(
+            f"no image of class {images.class_names[lost[0]]!r} in {images.root} can be read; replace its files or remove it"
+        )
     skipped.update({images.name(index): reason for index, reason in found.items()})
-    return images.select(np.setdiff1d(np.arange(len(images)), list(found)))
+    return kept
 
 
 # Pixels of this many images, spread evenly over the split, stand for a set of files that is not read whole.
@@ -88,7 +105,8 @@ _SAMPLE = 1000
 def make_preprocessing(config: Config, train: Split) -> Preprocessing:
     """The preprocessing that belongs to the training split."""
     settings = config.data
-    known = DATASETS.get(re.split("[/:]", settings.name)[0])
+    on_disk = settings.name.endswith(".npz") or Path(settings.name).is_dir()  # whatever its first folder is called
+    known = None if on_disk else DATASETS.get(re.split("[/:]", settings.name)[0])
     statistics = (known.mean, known.std) if known is not None else None
     if isinstance(train, ImageArrays):
         size = settings.image_size or min(train.images.shape[1:3])
@@ -108,7 +126,7 @@ def make_preprocessing(config: Config, train: Split) -> Preprocessing:
 
 def training_pipeline(config: Config, images: Split, preprocessing: Preprocessing) -> Pipeline:
     """Batches for training, in the form that `config.data.input` asks for."""
-    settings = config.data
+    settings, images = config.data, _in_place(config, images)
     on_device = tuple(text for text in settings.augment if text != "random_resized_crop")
     shared = (preprocessing, settings.batch_size, config.seed, on_device, dataset_dtype(config))
     rows = sharding.local_rows(settings.batch_size)
@@ -125,6 +143,7 @@ def training_pipeline(config: Config, images: Split, preprocessing: Preprocessin
 
 def evaluation_pipeline(config: Config, images: Split, preprocessing: Preprocessing, mesh: jax.sharding.Mesh) -> Pipeline:
     """Batches for evaluation, in the form that `config.data.input` asks for."""
+    images = _in_place(config, images)
     batch_size = round_up(config.data.eval_batch_size, mesh.size)
     rows, dtype = sharding.local_rows(batch_size), dataset_dtype(config)
     if isinstance(images, ImageArrays) and config.data.input != "host":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resflax.data.datasets import DATASETS
 from resflax.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def load_split(name: str, split: str, data_dir: str | None = None) -> ImageArray
     arrays: ImageArrays | ImageFiles | TfdsImages
     if name.endswith(".npz"):
         arrays = load_npz(Path(name), split)
-    elif Path(name).is_dir():
+    elif name not in DATASETS and Path(name).is_dir():  # `./digits` names a folder of that name
         from resflax.data import folders
 
         arrays = folders.load_folder(Path(name), split)

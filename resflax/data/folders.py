@@ -21,6 +21,7 @@ from resflax.data.decode import SUFFIXES, decode
 from resflax.data.order import uniforms
 from resflax.errors import ConfigError, DataError
 
+_SPLIT_WORDS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 HELD_OUT = 5  # of one undivided folder, every fifth image of a class is the `test` split
 
 
@@ -72,7 +73,13 @@ def load_folder(root: Path, split: str) -> ImageFiles:
     if not (root / "train").is_dir():
         if name not in ("train", "test"):
             raise ConfigError(f"{root} has no folder train/, so its splits are train and test, got {split!r}")
-        everything = _list(root, _classes(root))
+        names = _classes(root)
+        if {one.casefold() for one in names} <= _SPLIT_WORDS:
+            raise DataError(
+                f"a folder with the split {names[0]!r} must have its training images in {root / 'train'}, but there is no such "
+                "folder; rename or add it"
+            )
+        everything = _list(root, names)
         held_out = np.array([_held_out(path.relative_to(root)) for path in everything.paths], bool)
         chosen = everything.select(np.flatnonzero(held_out == (name == "test")))
         _check_classes(chosen, name)

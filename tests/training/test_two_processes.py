@@ -66,7 +66,7 @@ def alone(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("input_", ["resident", "host"])
+@pytest.mark.parametrize("input_", ["resident", pytest.param("host", marks=pytest.mark.long)])
 def test_losses_equal_those_of_one_process(alone, tmp_path, input_):
     outputs = finish(start(tmp_path / "run", 2, 2, 20, f"--config.data.input={input_}"))
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), rtol=0, atol=1e-9)
