@@ -9,15 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resflax import __version__
+
 if TYPE_CHECKING:
     from resflax.config import Config
 
-PACKAGES = ("resflax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
 def versions() -> dict[str, str]:
     """Python's version and those of the packages a result depends on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "resflax": __version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
