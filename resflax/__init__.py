@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resflax.version import __version__
+
 if TYPE_CHECKING:
     from resflax.build import load
     from resflax.models.zoo import create_model, list_models
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "create_model", "list_models", "load"]
 
 

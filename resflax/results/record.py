@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resflax import __version__
+from resflax.version import __version__
 
 if TYPE_CHECKING:
     from resflax.config import Config
