@@ -99,7 +99,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
             lines = [json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in run.skipped.items()]
             write_bytes(files.root / "skipped.jsonl", "".join(lines).encode())
             print(f"{len(run.skipped)} unreadable files are left out, listed in {files.root}/skipped.jsonl", file=sys.stderr)
-        saved = choose_checkpoint(files)
+        saved = choose_checkpoint(files, run.fingerprint)
         if saved is None:
             state, progress, step = run.initial_state(), Progress(), 0
         else:
@@ -156,8 +156,9 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
     return record
 
 
-def choose_checkpoint(files: Workdir) -> Saved | None:
+def choose_checkpoint(files: Workdir, fingerprint: str) -> Saved | None:
     """The checkpoint to go on from: process 0 looks for it, all open the same one."""
+    from resflax.errors import DataError
     from resflax.training import distributed
     from resflax.training.checkpoints import latest_checkpoint, open_checkpoint
 
@@ -165,7 +166,15 @@ def choose_checkpoint(files: Workdir) -> Saved | None:
     if distributed.is_primary():
         saved = latest_checkpoint(files.checkpoints, lambda text: print(text, file=sys.stderr), set_aside=True)
     step = distributed.from_primary(-1 if saved is None else saved.step)
-    return saved if distributed.is_primary() or step < 0 else open_checkpoint(files.checkpoints / str(step))
+    if step < 0:
+        return None
+    saved = saved or open_checkpoint(files.checkpoints / str(step))
+    if saved.metadata["dataset_fingerprint"] != fingerprint:
+        raise DataError(
+            f"the data must be those that {files.root} was started with, but their fingerprint is {fingerprint} and was "
+            f"{saved.metadata['dataset_fingerprint']}; restore the data, or name another --workdir"
+        )
+    return saved
 
 
 def check_workdir(files: Workdir, config: Config) -> None:

@@ -70,8 +70,8 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
         progress.add(reports, seconds)
         progress.wall_seconds += seconds
         pace = max(1, int(CHUNK_SECONDS / max(seconds / (stop - step), 1e-6)))
+        loop.display.advance(stop, (stop - step) * loop.batch_size / seconds)
         step = stop
-        loop.display.advance(step, (stop - step or len(reports.finite)) * loop.batch_size / seconds)
 
         if step == loop.total_steps:
             state = loop.finish(state)

@@ -10,7 +10,7 @@ import pytest
 
 from resflax import train
 from resflax.build import Run, build
-from resflax.errors import Interrupted
+from resflax.errors import DataError, Interrupted
 from resflax.files import Workdir, read_lines
 from resflax.training.checkpoints import latest_checkpoint
 from resflax.tree import digest
@@ -148,6 +148,19 @@ def test_the_newest_damaged_checkpoint_is_passed_over(trainer, compiled, config,
     assert "going on from step 24" in said
     assert {part: found[part] for part in PARTS} == {part: unbroken[part] for part in PARTS}
     assert any(name.startswith("damaged-27-") for name in found["checkpoints"])
+
+
+def test_other_data_are_refused(trainer, config, path, tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        trainer(config, workdir, stop_at=3)
+    original = path.read_bytes()
+    micro.write_npz(path.parent, seed=1)
+    try:
+        with pytest.raises(DataError, match="the data must be those that"):
+            trainer(config, workdir)
+    finally:
+        path.write_bytes(original)
 
 
 def test_a_finished_run_returns_its_record(trainer, config, tmp_path):
