@@ -46,9 +46,7 @@ def test_metrics(trained):
 
 
 def test_tensorboard_holds_the_same_scalars(trained):
-    from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401  (the reader below needs no TensorFlow)
     from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.record_writer import RecordWriter  # noqa: F401
 
     workdir, _ = trained
     content = next(workdir.glob("events.out.tfevents.*")).read_bytes()

@@ -17,7 +17,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     """Joins the processes of a job; does nothing for a single one. Call it before any device is used.
 
     With `coordinator` ("HOST:PORT", the address of process 0) the three arguments say it all. Without it the environment is
-    asked: SLURM, a TPU pod's metadata, Open MPI and Kubernetes are known to JAX.
+    asked; a SLURM step, Open MPI and a TPU pod are recognised, and JAX finds the rest there.
 
     Raises `ConfigError` when only some of the three are given, or the job does not come together.
     """
@@ -40,7 +40,8 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
 
 def _environment_has_peers() -> bool:
     """Whether a scheduler says that this process is one of several."""
-    counts = [os.environ.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "RESFLAX_NUM_PROCESSES")]
+    # Not SLURM_NTASKS: an allocation has it too, where a program started without srun is alone and would wait for ever.
+    counts = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
     if any(count.isdecimal() and int(count) > 1 for count in counts):
         return True
     return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
