@@ -7,14 +7,15 @@ import pytest
 from resflax.config import load_config, validate
 from tests.conftest import ROOT
 
+HE_2015 = (
+    *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)),
+    *(f"plain{depth}" for depth in (20, 32, 44, 56)),
+)
 VARIANTS = {
     "quickstart": ("resnet", "cnn"),
     "tutorial": ("cnn", "resnet"),
     "imagenet": ("goyal2017", "smoke"),
-    "he2015_cifar": (
-        *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)),
-        *(f"plain{depth}" for depth in (20, 32, 44, 56)),
-    ),
+    "he2015_cifar": (*HE_2015, *(f"{family}{depth}_782" for family in ("resnet", "plain") for depth in (20, 32, 44, 56))),
 }  # fmt: skip
 
 
@@ -29,7 +30,7 @@ def test_variant_is_valid(name, variant):
     assert label == f"{name}-{variant}"
 
 
-@pytest.mark.parametrize("variant", VARIANTS["he2015_cifar"])
+@pytest.mark.parametrize("variant", HE_2015)
 def test_he_2015_recipe(variant):
     """He et al. 2015, Sec. 4.2, read from the paper."""
     config, _ = load_config(f"he2015_cifar:{variant}")
@@ -50,6 +51,13 @@ def test_he_2015_recipe(variant):
     assert warm == ((400, "constant", pytest.approx(0.01)) if variant == "resnet110" else (0, "linear", 0))
     assert config.loss.label_smoothing == 0
     assert config.precision.compute == "float32"
+
+
+@pytest.mark.parametrize("variant", ["resnet20", "plain56"])
+def test_a_shortened_row_differs_in_its_length_alone(variant):
+    full, short = (load_config(f"he2015_cifar:{name}")[0] for name in (variant, f"{variant}_782"))
+    assert (short.total_steps, short.model, short.data, short.optim) == (782, full.model, full.data, full.optim)
+    assert short.batch_norm == full.batch_norm
 
 
 def test_goyal_2017_recipe():
