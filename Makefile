@@ -11,7 +11,7 @@ train: .venv/installed
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not parity" $(PYTEST_ARGS)
 
-test-long: .venv/installed-test
+test-long: .venv/installed-long
 	$(BIN)/python -m pytest -n 2 -m long $(PYTEST_ARGS)
 
 # PyTorch is pinned to a version that has a small CPU build for this purpose.
@@ -34,6 +34,10 @@ lint: .venv/installed-test
 
 .venv/installed-test: .venv/installed
 	$(PIP) install --editable '.[test]'
+	@touch $@
+
+.venv/installed-long: .venv/installed-test
+	$(PIP) install --editable '.[test-long]'
 	@touch $@
 
 .venv/installed-parity: .venv/installed-test

@@ -6,7 +6,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from resflax.errors import ConfigError, ResflaxError
@@ -58,14 +57,14 @@ def prepare_jax(float64: bool = False) -> Any:
     """Imports JAX for a command: compiled programs are kept on disk, notes of the libraries stay quiet."""
     import jax
 
+    from resflax.files import cache_folder
     from resflax.training.logs import quiet
 
     quiet()
     if float64:
         jax.config.update("jax_enable_x64", True)
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resflax" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return jax

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the layout of a run's working directory.
+"""Files that are either whole or absent, the layout of a run's working directory, and the user's cache.
 
 Paths go through `etils.epath`, so a workdir may be local or `gs://`.
 """
@@ -11,11 +11,12 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from resflax.errors import StorageError
+from resflax.errors import ConfigError, ResflaxError, StorageError
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,33 @@ class Workdir:
         return self.root / "result.json"
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept between runs: `resflax` in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "resflax"
+
+
 @contextlib.contextmanager
 def storage(action: str, path: Any) -> Iterator[None]:
-    """Turns an `OSError` inside the block into a `StorageError` that names the action and the path."""
+    """Turns an `OSError` inside the block into a `StorageError` that names the action and the path.
+
+    For an object store every other error too: its client has classes of its own for what the network and the store say.
+    """
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except ResflaxError:
+        raise
+    except ImportError as error:
+        raise ConfigError(f"{path} must be storage that can be reached, but {error}; pip install 'resflax[gcs]'") from error
+    except Exception as error:
+        if not (isinstance(error, OSError) or is_remote(path)):
+            raise
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise StorageError(f"cannot {action} {path}: {reason}; check the path, its permissions and free space") from error
+
+
+def is_remote(path: Any) -> bool:
+    """Whether `path` names an object store (`gs://...`)."""
+    return "://" in str(path)
 
 
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
@@ -68,7 +88,7 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
     path = epath.Path(path)
     with storage("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if "://" in str(path):  # object stores replace whole objects by themselves
+        if is_remote(path):  # object stores replace whole objects by themselves
             path.write_bytes(content)
             return
         temporary = f"{path}.tmp{os.getpid()}"
@@ -98,7 +118,7 @@ def append_line(path: epath.Path, value: Mapping[str, Any]) -> None:
     """Adds one JSON object to a `.jsonl` file."""
     line = json.dumps(value, allow_nan=False) + "\n"
     with storage("write", path):
-        if "://" in str(path):  # object stores cannot append
+        if is_remote(path):  # object stores cannot append
             path.write_text((path.read_text() if path.exists() else "") + line)
             return
         with open(path, "a", encoding="utf-8") as file:
@@ -107,10 +127,12 @@ def append_line(path: epath.Path, value: Mapping[str, Any]) -> None:
 
 def read_lines(path: epath.Path) -> list[dict[str, Any]]:
     """The objects of a `.jsonl` file; a torn last line, left by a crash, is dropped."""
-    if not path.exists():
-        return []
+    with storage("read", path):
+        if not path.exists():
+            return []
+        lines = path.read_text().split("\n")[:-1]
     rows = []
-    for line in path.read_text().split("\n")[:-1]:
+    for line in lines:
         try:
             rows.append(json.loads(line))
         except ValueError as error:

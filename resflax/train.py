@@ -205,6 +205,8 @@ def introduce(display: Display, run: Run, step: int) -> None:
 
     count = parameter_count(run.abstract_state().params)
     devices = f"{run.mesh.size} x {jax.devices()[0].device_kind}"
+    if jax.process_count() > 1:
+        devices += f" in {jax.process_count()} processes"
     display.say(
         f"{run.config.model.name} ({count:,} parameters) on {run.config.data.name}: {len(run.train):,} training, "
         f"{len(run.test):,} {run.config.data.eval_split} images; {run.total_steps} steps of "

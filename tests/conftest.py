@@ -11,6 +11,7 @@ SCRATCH = Path(tempfile.gettempdir()) / f"resflax-tests-{os.getuid()}"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TFDS_DATA_DIR"] = str(SCRATCH / "tfds")
+os.environ["XDG_CACHE_HOME"] = str(SCRATCH / "cache")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(SCRATCH / "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 

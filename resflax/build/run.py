@@ -112,7 +112,7 @@ class Run:
             put = functools.partial(sharding.put_rows, sharding=split)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
             compiled = jitted.lower(state, put(host_batch(0)), resident).compile()
-            return chunk.StepwiseChunk(compiled, host_batch, resident, put)
+            return chunk.StepwiseChunk(compiled, host_batch, resident, put, self.total_steps)
         length = min(self.total_steps, 512)
         by_step = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(None, "data"))
         put = functools.partial(sharding.put_rows, sharding=by_step)

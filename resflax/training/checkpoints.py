@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from resflax.errors import StorageError
-from resflax.files import read_json, sha256, storage, write_json
+from resflax.files import is_remote, read_json, sha256, storage, write_json
 from resflax.tree import differences, signature
 from resflax.types import Tree
 
@@ -124,7 +124,8 @@ class Checkpoints:
         self._primary = jax.process_index() == 0
         with storage("write", root):
             root.mkdir(parents=True, exist_ok=True)
-            for path in root.iterdir() if self._primary else ():  # what a killed process left unfinished
+            there = root.iterdir() if self._primary and root.exists() else ()  # an object store has no empty folders
+            for path in there:  # what a killed process left unfinished
                 if ".orbax-checkpoint-tmp" in path.name or (path.name.isdecimal() and not (path / _MANIFEST).exists()):
                     path.rmtree()
         self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
@@ -201,7 +202,7 @@ class Checkpoints:
 
 def _absolute(path: epath.Path) -> epath.Path:
     """Orbax takes no relative paths."""
-    return path if "://" in str(path) else path.absolute()
+    return path if is_remote(path) else path.absolute()
 
 
 def _files(path: epath.Path) -> list[str]:

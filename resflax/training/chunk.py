@@ -6,14 +6,16 @@ it is one dispatch a step, since XLA:CPU runs gradients of convolutions in loops
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resflax.errors import ResflaxError
 from resflax.training.state import TrainState
 from resflax.training.steps import StepMetrics, TrainStep
 from resflax.types import Array, Batch
@@ -31,20 +33,30 @@ class RunChunk(Protocol):
 
 @dataclass
 class StepwiseChunk:
-    """One dispatch a step; nothing waits for the device until the chunk ends."""
+    """One dispatch a step; nothing waits for the device until the chunk ends.
+
+    While the device works on a step the next batch is made and put beside it, also that of the next chunk.
+    """
 
     step: Callable[[TrainState, Batch, Batch], tuple[TrainState, StepMetrics]]  # compiled
     host_batch: HostBatch
     resident: Batch
     put: Callable[[Any], Any]
+    total_steps: int
     max_steps: int = 1000
+    _ready: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]:
         """See `RunChunk`."""
         reports = []
         for step in range(start, stop):
-            state, report = self.step(state, self.put(self.host_batch(step)), self.resident)
+            batch = self._ready.pop(step, None)
+            state, report = self.step(state, self.put(self.host_batch(step)) if batch is None else batch, self.resident)
             reports.append(report)
+        self._ready.clear()
+        if stop < self.total_steps:
+            with contextlib.suppress(ResflaxError):  # it is met again, and reported, where the batch is due
+                self._ready[stop] = self.put(self.host_batch(stop))
         return state, _until_bad(jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(reports)))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -13,38 +15,115 @@ from resflax.errors import ConfigError, StorageError
 from resflax.files import storage, write_bytes
 
 
+class Job(NamedTuple):
+    """What JAX must know; `coordinator_address` is "HOST:PORT" of process 0."""
+
+    coordinator_address: str
+    num_processes: int
+    process_id: int
+
+
 def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Joins the processes of a job; does nothing for a single one. Call it before any device is used.
 
-    With `coordinator` ("HOST:PORT", the address of process 0) the three arguments say it all. Without it the environment is
-    asked; a SLURM step, Open MPI and a TPU pod are recognised, and JAX finds the rest there.
+    The three arguments say it all, `coordinator` being "HOST:PORT" of process 0. Without them the environment is asked:
+    first JAX_NUM_PROCESSES, JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID (or, in a pod of an Indexed Job,
+    JOB_COMPLETION_INDEX), then SLURM, Open MPI and the variables or the metadata of a TPU pod, where JAX finds the rest.
 
-    Raises `ConfigError` when only some of the three are given, or the job does not come together.
+    Raises `ConfigError` when what is said is wrong or incomplete, or the job does not come together.
     """
     if jax.distributed.is_initialized():
         return
-    given = (coordinator, num_processes, process_id)
-    if all(value is None for value in given):
-        if not _environment_has_peers():
-            return
-    elif any(value is None for value in given):
-        raise ConfigError("--coordinator, --num_processes and --process_id must be given together; give all three, or none")
-    elif not 0 <= (process_id or 0) < (num_processes or 0):
-        raise ConfigError(f"--process_id must be in 0..num_processes - 1, got {process_id} of {num_processes}")
+    flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+    variables = _variables()
+    if any(value is not None for value in flags.values()):
+        job = _complete(flags)
+    elif variables.get("JAX_NUM_PROCESSES") is None and (scheduler := _scheduler()):
+        _join(None, f", as {scheduler} says that there are several")
+        return
+    elif variables:
+        job = _complete(variables)
+    else:
+        return
+    if job.num_processes > 1:
+        _join(job)
+
+
+def _variables() -> dict[str, str | None]:
+    """What JAX's variables say, if anything; the index of a pod is set by Kubernetes."""
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    if not any(os.environ.get(name) for name in names):
+        return {}
+    if not os.environ.get("JAX_PROCESS_ID") and "JOB_COMPLETION_INDEX" in os.environ:
+        names = (*names[:2], "JOB_COMPLETION_INDEX")
+    return {name: os.environ.get(name) or None for name in names}
+
+
+def _complete(given: Mapping[str, str | int | None]) -> Job:
+    """The job that three named values say: address, number, index; of a single process the number is enough."""
+    (address_name, address), (number_name, number), (index_name, index) = given.items()
+    if number is not None and _whole(number_name, number, 1) == 1:
+        return Job("", 1, 0)
+    if address is None or number is None or index is None:
+        missing = " and no ".join(name for name, value in given.items() if value is None)
+        raise ConfigError(f"{', '.join(given)} must be given together, got no {missing}; give all three, or none")
+    host, _, port = str(address).rpartition(":")
+    if not (host and port.isdecimal()):
+        raise ConfigError(f"{address_name} must read HOST:PORT, got {address!r}; name process 0 and a port that is free there")
+    job = Job(str(address), _whole(number_name, number, 1), _whole(index_name, index, 0))
+    if job.process_id >= job.num_processes:
+        raise ConfigError(f"{index_name} must be less than {number_name}, got {index} of {number}; count from 0")
+    return job
+
+
+def _whole(name: str, value: str | int, least: int) -> int:
+    if not str(value).isdecimal() or int(value) < least:
+        raise ConfigError(f"{name} must be a whole number, at least {least}, got {value!r}; correct it")
+    return int(value)
+
+
+def _join(job: Job | None, because: str = "") -> None:
+    """Calls JAX, which finds a job that is not given."""
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        if job is None:
+            jax.distributed.initialize()
+        else:
+            # JAX still finds out which GPU of the host is meant; in a pod it would ask the API server for nothing.
+            detection = "deactivate" if "KUBERNETES_SERVICE_HOST" in os.environ else None
+            jax.distributed.initialize(*job, cluster_detection_method=detection)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"the processes must find each other, but {reason}; check the coordinator's address") from error
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ConfigError(
+            f"the processes must find each other{because}, but {reason}; check the coordinator's address, or give "
+            "--coordinator, --num_processes and --process_id"
+        ) from error
 
 
-def _environment_has_peers() -> bool:
-    """Whether a scheduler says that this process is one of several."""
+def _scheduler() -> str | None:
+    """What says that this process is one of several that JAX can find by itself; None for a single process."""
     # Not SLURM_NTASKS: an allocation has it too, where a program started without srun is alone and would wait for ever.
-    counts = [os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")]
-    if any(count.isdecimal() and int(count) > 1 for count in counts):
-        return True
-    return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES"):
+        count = os.environ.get(name, "1")
+        if count.isdecimal() and int(count) > 1:
+            return name
+    for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+        if name in os.environ:
+            return name if "," in os.environ[name] else None
+    return "the metadata of the TPU VM" if _in_tpu_pod() else None
+
+
+def _in_tpu_pod() -> bool:
+    """Whether a Cloud TPU VM is one of several; asks its metadata server, and nobody on other machines."""
+    if "TPU_SKIP_MDS_QUERY" in os.environ:  # JAX sets it where it finds no TPU chip
+        return False
+    from jax._src.clusters import GceTpuCluster  # JAX says it nowhere in public
+
+    try:
+        return GceTpuCluster.is_env_present() and GceTpuCluster.get_process_count() > 1
+    except OSError as error:
+        raise ConfigError(
+            f"the metadata server of the TPU VM must answer, but {error}; where there is none, set TPU_SKIP_MDS_QUERY=1"
+        ) from error
 
 
 def is_primary() -> bool:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from resflax.files import Workdir, append_line, truncate_lines
+from resflax.files import Workdir, append_line, is_remote, truncate_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -21,7 +21,7 @@ class MetricsWriter:
         self._path = workdir.metrics
         truncate_lines(workdir.metrics, start_step)
         self._tensorboard = None
-        if importlib.util.find_spec("tensorboardX") and "://" not in str(workdir.root):
+        if importlib.util.find_spec("tensorboardX") and not is_remote(workdir.root):
             SummaryWriter = _summary_writer()
             # purge_step hides the events of steps that a crash left behind and that are now redone.
             self._tensorboard = SummaryWriter(str(workdir.root), purge_step=start_step + 1 if start_step else None)

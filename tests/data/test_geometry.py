@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resflax.data.decode import decode
 from resflax.data.geometry import ATTEMPTS, center_crop, random_box, random_resized_crop, stretch
 from resflax.data.order import uniforms
+from resflax.data.preprocess import Preprocessing
 
 LARGEST = 1 - 2**-53  # of the uniforms
 
@@ -92,6 +94,32 @@ def test_pillow_gives_the_same_directly(photographs):
         np.testing.assert_array_equal(np.asarray(center_crop(image, 60, 1.0))[1:-1, 1:-1], np.asarray(expected)[1:-1, 1:-1])
         expected = image.resize((50, 30), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(stretch(image, 30, 50), expected)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(("size", "resized"), [(224, 256), (96, 96), (32, 40)])
+def test_evaluation_sees_what_pillow_makes_in_two_steps(photographs, file_format, size, resized, tmp_path):
+    """The usual recipe: the shorter side to `resized` with antialiasing, then the middle; within 2/255 on average."""
+    for number, photograph in enumerate(photographs):
+        path = tmp_path / f"{number}.{file_format.lower()}"
+        photograph.save(path, file_format)
+        image = Image.open(path).convert("RGB")
+        width, height = round(resized * image.width / image.height), resized
+        left, top = (width - size) // 2, (height - size) // 2
+        reference = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+        ours = center_crop(decode(path, 3), size, size / resized)
+        assert np.abs(np.asarray(ours, float) - np.asarray(reference, float)).mean() <= 2
+
+
+@pytest.mark.parametrize("size", [(24, 24), (64, 64), (100, 150)])
+def test_a_resize_on_the_device_is_pillows(photographs, size):
+    """What is held in memory is resized on the device; within 2/255 on average of Pillow's resize of the same image."""
+    images = np.stack([np.asarray(photograph) for photograph in photographs])
+    preprocessing = Preprocessing(size, np.zeros(3), np.ones(3))
+    ours = 255 * np.asarray(preprocessing(images))
+    for one, photograph in zip(ours, photographs, strict=True):
+        reference = np.asarray(photograph.resize(size[::-1], Image.Resampling.BILINEAR), float)
+        assert np.abs(one - reference).mean() <= 2
 
 
 def test_what_fits_is_left_alone(photographs):
