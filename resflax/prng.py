@@ -11,9 +11,10 @@ from resflax.types import Array
 Stream = Literal["init", "augment", "dropout", "mixing"]
 
 
-def stream_key(seed: int, stream: Stream) -> Array:
+def stream_key(seed: int | Array, stream: Stream) -> Array:
     """The base key of one purpose; further indices (step, epoch, example id) are folded in by the caller.
 
+    `seed` is an integer or, inside `jit`, uint32[]: the key is the same.
     The position of a name in `Stream` is part of the contract: append, never reorder.
     """
     return jax.random.fold_in(jax.random.key(seed), get_args(Stream).index(stream))

@@ -18,7 +18,7 @@ from resflax.nn import BatchNorm
 from resflax.optim import optimizers, schedules
 from resflax.prng import stream_key
 from resflax.training.state import TrainState, init_state
-from resflax.types import Tree
+from resflax.types import Array, Tree
 
 
 def compute_dtype(config: Config) -> Any:
@@ -93,11 +93,15 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
 
 
 def initial_state(
-    config: Config, model: nn.Module, optimizer: optax.GradientTransformation, image_shape: tuple[int, ...]
+    config: Config,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, ...],
+    seed: int | Array = 0,
 ) -> TrainState:
     """The state before the first step; a pure function of the seed, for use inside `jit`."""
     images = jnp.zeros((1, *image_shape), dataset_dtype(config))
-    variables = model.init(stream_key(config.seed, "init"), images, train=False)
+    variables = model.init(stream_key(seed, "init"), images, train=False)
     if compute_dtype(config) == jnp.float64:
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
     return init_state(variables, optimizer, config.ema.decay is not None)

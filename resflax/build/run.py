@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -72,7 +73,7 @@ class Run:
     def initial_state(self) -> TrainState:
         """On the devices."""
         init = functools.partial(initial_state, self.config, self.model, self.optimizer, self.image_shape)
-        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))()
+        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))(np.uint32(self.config.seed))
 
     def abstract_state(self) -> Tree:
         """Shapes, dtypes and shardings of the state."""
@@ -90,7 +91,6 @@ class Run:
             self.optimizer,
             functools.partial(cross_entropy, label_smoothing=self.config.loss.label_smoothing),
             self.train.materialise,
-            seed=self.config.seed,
             ema_decay=self.config.ema.decay,
             accumulate=self.config.optim.accumulate,
             unroll=self._on_cpu,
@@ -133,7 +133,7 @@ class Run:
             images = sharding.shard_batch(self.train.materialise(batch, resident), self.mesh)["image"]
             empty = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)["batch_stats"]
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), empty)
-            rngs = {"dropout": stream_key(self.config.seed, "dropout")}
+            rngs = {"dropout": stream_key(resident["seed"], "dropout")}
             variables = {"params": params, "batch_stats": zeros}
             return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[1]["batch_stats"]
 

@@ -4,7 +4,8 @@ A pipeline gives host batches starting at any step, and a pure `materialise(host
 makes `{image, label, mask, id}`. *Resident*: the uint8 data set lives in accelerator memory, passed as an argument and
 never closed over; a host batch is `{id, epoch, mask}` and only ids cross the bus. *Host*: worker threads decode, crop and
 resize to uint8, and a host batch holds `{..., image, label}` too. Both normalise and augment on the device by the same
-code, so that a data set that fits both gives bit-equal batches.
+code, so that a data set that fits both gives bit-equal batches. The seed is an argument too: all seeds of an experiment
+share one compiled program.
 
 With several hosts a pipeline gives each its contiguous `rows` of the global batch.
 """
@@ -44,7 +45,7 @@ class _Settings:
     dtype: DType = jnp.float32
     rows: tuple[int, int] | None = field(default=None, kw_only=True)  # start and stop in a global batch; None: all
 
-    def finish(self, images: Array, labels: Array, batch: Batch) -> dict[str, Array]:
+    def finish(self, images: Array, labels: Array, batch: Batch, resident: Batch) -> dict[str, Array]:
         """`{image: float[B, H, W, C], label: int32[B], mask: bool[B], id: int32[B]}` from uint8[B, H', W', C].
 
         The key of an example's augmentation depends on (seed, epoch, id) alone, so it is the same in any batch, on any
@@ -52,7 +53,7 @@ class _Settings:
         """
         images = self.preprocessing(images, self.dtype)
         if self.augment:
-            base = stream_key(self.seed, "augment")
+            base = stream_key(resident["seed"], "augment")
             keys = jax.vmap(lambda epoch, one: jax.random.fold_in(jax.random.fold_in(base, epoch), one))(
                 batch["epoch"], batch["id"]
             )
@@ -75,8 +76,8 @@ class ResidentPipeline(_Settings):
 
     @property
     def resident(self) -> dict[str, np.ndarray]:
-        """What is to be put on the devices once: `image` uint8[N, H, W, C], `label` int32[N]."""
-        return {"image": self.arrays.images, "label": self.arrays.labels}
+        """What is to be put on the devices once: `seed` uint32[], `image` uint8[N, H, W, C], `label` int32[N]."""
+        return {"seed": np.array(self.seed, np.uint32), "image": self.arrays.images, "label": self.arrays.labels}
 
     def training_batches(self) -> Callable[[int], HostBatch]:
         """`step -> this host's rows of global batch step`, see `resflax.data.order`."""
@@ -88,7 +89,7 @@ class ResidentPipeline(_Settings):
 
     def materialise(self, batch: Batch, resident: Batch) -> dict[str, Array]:
         """See `_Settings.finish`; pure, for use inside `jit`."""
-        return self.finish(resident["image"][batch["id"]], resident["label"][batch["id"]], batch)
+        return self.finish(resident["image"][batch["id"]], resident["label"][batch["id"]], batch, resident)
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ class HostPipeline(_Settings):
 
     @property
     def resident(self) -> dict[str, np.ndarray]:
-        """Nothing."""
-        return {}
+        """What is to be put on the devices once: `seed` uint32[]."""
+        return {"seed": np.array(self.seed, np.uint32)}
 
     def training_batches(self) -> Callable[[int], HostBatch]:
         """`step -> this host's rows of global batch step`; the following batches are made ahead by the workers."""
@@ -145,7 +146,7 @@ class HostPipeline(_Settings):
 
     def materialise(self, batch: Batch, resident: Batch) -> dict[str, Array]:
         """See `_Settings.finish`; pure, for use inside `jit`."""
-        return self.finish(batch["image"], batch["label"], batch)
+        return self.finish(batch["image"], batch["label"], batch, resident)
 
 
 Pipeline = ResidentPipeline | HostPipeline

@@ -38,7 +38,6 @@ def make_train_step(
     loss: Loss,
     materialise: Materialise,
     *,
-    seed: int,
     ema_decay: float | None = None,
     accumulate: int = 1,
     unroll: bool = False,
@@ -46,20 +45,19 @@ def make_train_step(
 ) -> TrainStep:
     """Returns `train_step(state, host_batch, resident) -> (state, metrics)`.
 
+    Dropout keys are `fold_in(seed, step)` of `resident["seed"]`, uint32[]: the seed is data, not part of the program.
+
     A step whose loss, gradient or statistics are not finite leaves the whole state as it was, `step` included.
 
     Args:
       model, optimizer, loss: see their types.
       materialise: makes a batch inside the step.
-      seed: of the dropout keys, which are `fold_in(seed, step)`.
       ema_decay: `average = decay * average + (1 - decay) * value` after each step; None: no average is kept.
       accumulate: the batch is taken in this many consecutive equal parts. Gradients and running statistics are those of
         the whole batch, provided that a statistics group lies inside a part.
       unroll: parts one after another rather than in a loop; for XLA:CPU, see `resflax.nn.conv`.
       shard: keeps the first axis of a batch split over the devices.
     """
-    dropout = stream_key(seed, "dropout")
-
     def part_loss(params: Tree, batch_stats: Tree, part: Batch, resident: Batch, key: Array, total: int) -> Any:
         batch = shard(materialise(part, resident))
         variables = {"params": params, "batch_stats": batch_stats}
@@ -70,7 +68,7 @@ def make_train_step(
 
     def gradients(state: TrainState, batch: Batch, resident: Batch) -> tuple[Tree, Tree, Array, Array]:
         total = batch["id"].shape[0]
-        key = jax.random.fold_in(dropout, state.step)
+        key = jax.random.fold_in(stream_key(resident["seed"], "dropout"), state.step)
 
         def one(part: Batch, key: Array) -> tuple[Tree, Tree, Array, Array]:
             (value, (batch_stats, correct)), gradient = jax.value_and_grad(part_loss, has_aux=True)(

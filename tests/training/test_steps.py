@@ -41,6 +41,18 @@ def test_a_fused_chunk_equals_single_steps(path):
         np.testing.assert_allclose(leaf, expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+def test_seeds_differ_in_their_numbers_and_share_one_program(path):
+    programs, losses = [], []
+    for seed in (0, 1):
+        run = build_on_one_device(micro.config(path, seed=seed))
+        state = run.initial_state()
+        chunk = run.compile_chunk(state)
+        programs.append(chunk.step.as_text())
+        losses.append(float(chunk(state, 0, 1)[1].loss[0]))
+    assert programs[0] == programs[1]
+    assert losses[0] != losses[1]
+
+
 def test_a_fused_chunk_is_the_same_however_it_is_cut(path):
     run = build_on_one_device(micro.config(path))
     whole = run.initial_state()
