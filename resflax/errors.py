@@ -47,6 +47,7 @@ class Interrupted(ResflaxError):
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -57,16 +58,17 @@ SUMMARY = (
 )  # fmt: skip
 
 
-def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
+def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf) -> dict[str, Any]:
     """Trains to the end and returns the record, the content of `result.json`.
 
-    Resumes from the newest intact checkpoint in `workdir`; a finished workdir returns its record at once.
+    Resumes from the newest intact checkpoint in `workdir`; a finished workdir returns its record at once. At `deadline`, a
+    time of `time.monotonic`, the run is stopped as by a signal.
 
     Raises:
       ConfigError: the configuration cannot be run, or the workdir belongs to another one.
       DataError: a number is not finite, or the data are not what they must be.
       StorageError: the workdir cannot be written.
-      Interrupted: SIGTERM or SIGINT came; the state was saved.
+      Interrupted: SIGTERM, SIGINT or the deadline came; the state was saved.
     """
     began = time.perf_counter()
     validate(config)
@@ -91,7 +93,7 @@ def train_and_evaluate(config: Config, workdir: str) -> dict[str, Any]:
         return read_json(files.result)
     primary = distributed.is_primary()
 
-    with SignalFlag() as signals:
+    with SignalFlag(deadline) as signals:
         run = build(config)
         if primary and not files.config.exists():
             write_json(files.config, to_dict(config))

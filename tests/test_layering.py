@@ -29,6 +29,7 @@ ALLOWED = {
     **{unit: GROUND | PARTS | MACHINERY | ENTRY_POINTS | {"config", "build"} for unit in ENTRY_POINTS},
     "experiments": GROUND | PARTS | MACHINERY | ENTRY_POINTS | {"config", "build"},
 }
+TFDS = {f"resflax/data/{name}.py" for name in ("digits", "packing", "preparing", "tfds_source")}
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "numpy", "tensorflow_datasets", "matplotlib", "sklearn", "PIL"}
 
 
@@ -159,7 +160,7 @@ def test_arrows_point_down_only():
     ("packages", "allowed"),
     [
         ({"tensorflow", "torch", "keras"}, lambda path, one: one.lazy),
-        ({"tensorflow_datasets"}, lambda path, one: path in ("resflax/data/tfds_source.py", "resflax/data/digits.py")),
+        ({"tensorflow_datasets"}, lambda path, one: path in TFDS),
         ({"matplotlib"}, lambda path, one: path.startswith("resflax/viz/")),
     ],
     ids=lambda value: "+".join(sorted(value)) if isinstance(value, set) else "",
@@ -170,7 +171,7 @@ def test_heavy_packages_stay_where_they_belong(packages, allowed):
     )
 
 
-@pytest.mark.parametrize("module", ["config", "models.zoo", "cli", "train", "evaluate", "predict", "summary"])
+@pytest.mark.parametrize("module", ["config", "models.zoo", "cli", "train", "evaluate", "predict", "prepare", "summary"])
 def test_a_bad_command_line_can_be_refused_before_anything_heavy_is_imported(module, one_device_environment):
     program = f"import sys, resflax.{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     child = subprocess.run([sys.executable, "-c", program], env=one_device_environment, capture_output=True, text=True)

@@ -107,7 +107,7 @@ def make_preprocessing(config: Config, train: Split) -> Preprocessing:
     settings = config.data
     on_disk = settings.name.endswith(".npz") or Path(settings.name).is_dir()  # whatever its first folder is called
     known = None if on_disk else DATASETS.get(re.split("[/:]", settings.name)[0])
-    statistics = (known.mean, known.std) if known is not None else None
+    statistics = (known.mean, known.std) if known is not None and known.mean is not None else None
     if isinstance(train, ImageArrays):
         size = settings.image_size or min(train.images.shape[1:3])
         sample, resize = train, settings.image_size

@@ -25,8 +25,7 @@ def load_config(specification: str) -> tuple[Config, str]:
     no `get_config`, it does not know the variant, or it does not return a `Config`.
     """
     name, _, variant = specification.partition(":")
-    path = find_experiment(name)
-    module = _load_module(path)
+    module, path = load_experiment(name)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):
         raise ConfigError(f"{path} must define get_config(variant) -> resflax.config.Config, but does not; define it")
@@ -39,7 +38,9 @@ def load_config(specification: str) -> tuple[Config, str]:
     return config, f"{path.stem}-{variant}"
 
 
-def _load_module(path: Path) -> ModuleType:
+def load_experiment(name: str) -> tuple[ModuleType, Path]:
+    """Runs the file that `name` means, see `find_experiment`; returns the module and the file."""
+    path = find_experiment(name)
     spec = importlib.util.spec_from_file_location(f"resflax_experiment_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"--config must name a Python file, got {path}; its name must end in .py")
@@ -47,7 +48,7 @@ def _load_module(path: Path) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up by name
     with _running(path):
         spec.loader.exec_module(module)
-    return module
+    return module, path
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -84,15 +85,15 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
         if scalars and loop.writer is not None:
             loop.writer.write(step, step / loop.steps_per_epoch, scalars)
             loop.display.scalars(step, scalars)
-        signal, pace = agree(loop.signals.received or 0, pace)
-        interrupted = signal if step < loop.total_steps else 0
+        received, pace = agree(loop.signals.received or 0, pace)
+        interrupted = received if step < loop.total_steps else 0
         if interrupted or _is_due(step, loop.save_every_steps, loop.total_steps):
             loop.save(step, state, progress)
             saved = step
         if interrupted:
+            cause = "the deadline" if interrupted == signal.SIGALRM else f"signal {interrupted}"
             raise Interrupted(
-                interrupted,
-                f"stopped by signal {interrupted} at step {step}, saved as checkpoint {saved}; run again to go on",
+                interrupted, f"stopped by {cause} at step {step}, saved as checkpoint {saved}; run again to go on"
             )
     return state
 

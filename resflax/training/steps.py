@@ -58,6 +58,7 @@ def make_train_step(
       unroll: parts one after another rather than in a loop; for XLA:CPU, see `resflax.nn.conv`.
       shard: keeps the first axis of a batch split over the devices.
     """
+
     def part_loss(params: Tree, batch_stats: Tree, part: Batch, resident: Batch, key: Array, total: int) -> Any:
         batch = shard(materialise(part, resident))
         variables = {"params": params, "batch_stats": batch_stats}

@@ -94,3 +94,20 @@ def test_a_cache_that_cannot_be_written_is_done_without(arrays, tmp_path, monkey
     for _ in range(2):
         assert_same(cache.decoded("a1", make), arrays)
     assert make.calls == 2
+
+
+@pytest.mark.parametrize("damage", [None, "labels.npy", "about.json"])
+def test_labels_and_fingerprints_are_kept_likewise(damage, tmp_path):
+    calls = []
+
+    def make():
+        calls.append(1)
+        return np.arange(7, dtype=np.int32), "0123456789abcdef"
+
+    for _ in range(2):
+        labels, fingerprint = cache.scanned("a1", make)
+        assert (labels.tolist(), fingerprint) == (list(range(7)), "0123456789abcdef")
+        assert labels.dtype == np.int32
+        if damage:
+            flip_a_bit(tmp_path / "resflax" / "scanned" / "a1" / damage)
+    assert len(calls) == (2 if damage else 1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from resflax.data import tfds_source
 from resflax.data.arrays import load_split
 from resflax.data.pipeline import HostPipeline
 from resflax.data.tfds_source import TfdsImages
-from resflax.errors import ConfigError, InputError
+from resflax.errors import ConfigError, DataError, InputError
 from tests import micro
 
 NAMES = ("dark", "bright", "striped")
@@ -95,6 +96,52 @@ def test_parts_and_fingerprints(data_dir):
 def test_splits_that_do_not_exist_are_refused(split, data_dir):
     with pytest.raises(ConfigError, match="it has train, test, broken"):
         load_split("odd_sizes", split, data_dir)
+
+
+@pytest.mark.parametrize("full_name", ["odd_sizes", "odd_sizes:1.0.0"])
+def test_names_may_have_a_version(full_name, data_dir):
+    assert len(load_split(full_name, "train", data_dir)) == COUNTS["train"]
+
+
+def test_a_set_is_read_without_the_code_that_made_it(data_dir, tmp_path):
+    folder = tmp_path / "unheard_of" / "2.1.0"
+    folder.mkdir(parents=True)
+    for path in (Path(data_dir) / "odd_sizes" / "1.0.0").iterdir():
+        text = path.name.replace("odd_sizes", "unheard_of")
+        (folder / text).write_bytes(path.read_bytes().replace(b'"odd_sizes"', b'"unheard_of"').replace(b'"1.0.0"', b'"2.1.0"'))
+    images = load_split("unheard_of", "train", str(tmp_path))
+    assert (images.full_name, images.class_names) == ("unheard_of/2.1.0:train", NAMES)
+    assert images.fingerprint() == load_split("odd_sizes", "train", data_dir).fingerprint()
+    with pytest.raises(ConfigError, match="got 'unheard'; did you mean"):
+        load_split("unheard", "train", str(tmp_path))
+
+
+def test_a_damaged_description_is_named(tmp_path):
+    (tmp_path / "odd_sizes" / "1.0.0").mkdir(parents=True)
+    (tmp_path / "odd_sizes" / "1.0.0" / "dataset_info.json").write_text("{")
+    with pytest.raises(DataError, match="the metadata of odd_sizes in"):
+        load_split("odd_sizes", "train", str(tmp_path))
+
+
+class Unlabelled(tfds.core.GeneratorBasedBuilder):
+    """Nothing to learn."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"text": tfds.features.Text()}))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield 0, {"text": "word"}
+
+
+def test_a_set_without_images_and_labels_is_refused(tmp_path):
+    tfds_source._prepare(Unlabelled(data_dir=tmp_path, file_format="array_record"))
+    with pytest.raises(ConfigError, match="data set unlabelled must have an image and a class label, got text; choose another"):
+        load_split("unlabelled", "train", str(tmp_path))
 
 
 def test_an_empty_part_is_refused(data_dir):
