@@ -40,7 +40,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
 def decode(file: Path | BinaryIO, channels: int, name: str = "") -> Image.Image:
     """Decodes a JPEG, PNG or WebP file: 8 bits a channel, grey for one channel and RGB for three.
 
-    The EXIF orientation is applied, transparency is laid on white. `name` stands for an open file in messages.
+    The EXIF orientation is applied, transparency is laid on white. `name` stands for an open file in messages. Altered bytes
+    inside the compressed pixels of a JPEG, which has no checksum, give other pixels, as with every decoder.
 
     Raises:
       InputError: the file cannot be read, is no such image, is damaged, or has too many pixels.

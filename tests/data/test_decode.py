@@ -3,14 +3,16 @@ import os
 import random
 import struct
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from resflax.data.decode import MAX_PIXELS, find_images, read_image
+from resflax.data.decode import MAX_PIXELS, decode, find_images, read_image
 from resflax.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -147,6 +149,61 @@ BAD = {
     "pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "it is none"),
     "two\nlines.png": (b"", "it is none"),
 }
+
+
+RAMP = np.stack(np.meshgrid(np.arange(0, 192, 2), np.arange(0, 192, 3)), axis=-1)[..., [0, 1, 0]].astype(np.uint8)
+LARGE = encode(RAMP, "JPEG", quality=95)
+RESTARTS = encode(RAMP, "JPEG", quality=95, restart_marker_blocks=1)
+FRAME, TABLE = LARGE.index(b"\xff\xc0"), LARGE.index(b"\xff\xc4")
+
+
+def archive():
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        file.writestr("photo.jpg", LARGE)
+    return content.getvalue()
+
+
+def as_ycck():
+    """The mark that Adobe's programs leave: four channels of which three are luminance and colour differences."""
+    content = bytearray(encode(Image.fromarray(np.dstack([RAMP, RAMP[..., 0]]), "CMYK"), "JPEG", quality=95))
+    content[content.index(b"Adobe") + 11] = 2
+    return bytes(content)
+
+
+ODD = {
+    "cmyk": encode(Image.fromarray(np.dstack([RAMP, RAMP[..., 0]]), "CMYK"), "JPEG", quality=95),
+    "ycck": as_ycck(),
+    "progressive": encode(RAMP, "JPEG", quality=95, progressive=True),
+    "junk behind": LARGE + b"junk" * 10,
+    "restart markers": RESTARTS,
+    "a wrong restart marker": RESTARTS.replace(b"\xff\xd3", b"\xff\xd6", 1),
+    "a damaged colour profile": encode(RAMP, "JPEG", quality=95, icc_profile=b"damaged" * 30),
+    "65,500 pixels wide": encode(np.full((1, 65500, 3), 9, np.uint8), "JPEG"),
+}
+
+BAD |= {
+    "10 percent.jpg": (LARGE[: len(LARGE) // 10], "must be a readable"),
+    "50 percent.jpg": (LARGE[: len(LARGE) // 2], "truncated"),
+    "99 percent.jpg": (LARGE[: len(LARGE) * 99 // 100], "truncated"),
+    "without an end.jpg": (LARGE[:-2], "truncated"),
+    "damaged table.jpg": (LARGE[: TABLE + 5] + b"\xff" * 16 + LARGE[TABLE + 21 :], "broken data stream"),
+    "without pixels.jpg": (LARGE[: FRAME + 5] + bytes(4) + LARGE[FRAME + 9 :], "it is none, or its beginning is damaged"),
+    "zip.jpg": (archive(), "it is none"),
+    "gif.jpg": (encode(RGB, "GIF"), "it is none"),
+    "animation.jpg": (
+        encode(Image.fromarray(RGB), "GIF", save_all=True, append_images=[Image.fromarray(255 - RGB)]),
+        "it is none",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_jpegs_have_the_pixels_that_opencv_sees(name, tmp_path):
+    path = tmp_path / "odd.jpg"
+    path.write_bytes(ODD[name])
+    theirs = cv2.imdecode(np.frombuffer(ODD[name], np.uint8), cv2.IMREAD_COLOR)[..., ::-1].astype(float)
+    assert np.abs(np.asarray(decode(path, 3), float) - theirs).mean() <= 2
 
 
 @pytest.mark.parametrize("name", GOOD)
