@@ -11,10 +11,18 @@ HE_2015 = (
     *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110, 1202)),
     *(f"plain{depth}" for depth in (20, 32, 44, 56)),
 )
+GROUPS = (8, 16, 32, 64, 128)
 VARIANTS = {
     "quickstart": ("resnet", "cnn"),
     "tutorial": ("cnn", "resnet"),
     "imagenet": ("goyal2017", "smoke"),
+    "degradation": tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in (8, 20, 56, 110)),
+    "batch_norm_group": tuple(
+        f"{network}_g{group}{kind}"
+        for network, groups in (("resnet20", GROUPS), ("resnet56", GROUPS), ("digits14", GROUPS[:-1]))
+        for group in groups
+        for kind in ("", "_unbiased", "_reestimated")
+    ),
     "he2015_cifar": (*HE_2015, *(f"{family}{depth}_782" for family in ("resnet", "plain") for depth in (20, 32, 44, 56))),
 }  # fmt: skip
 

@@ -30,7 +30,8 @@ def decoded(key: str, make: Callable[[], ImageArrays]) -> ImageArrays:
     folder = cache_folder() / "decoded" / key
     with contextlib.suppress(OSError, ValueError, EOFError, KeyError, TypeError, DataError):
         about, images, labels = _load(folder, "images", "labels")
-        arrays = ImageArrays(images, labels, tuple(about["class_names"]))
+        # As plain arrays: `jax.device_put` takes no `np.memmap` in a job of several processes.
+        arrays = ImageArrays(np.asarray(images), np.asarray(labels), tuple(about["class_names"]))
         if arrays.fingerprint() == about["fingerprint"]:
             return arrays
     arrays = make()

@@ -1,0 +1,179 @@
+"""python -m resflax.report: the tables and figures of a folder of records, paper against ours."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resflax.cli import Parser, run
+from resflax.config import load_config, to_dict
+from resflax.config.files import load_experiment
+from resflax.config.serial import changed_keys
+from resflax.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Record = Mapping[str, Any]
+# What a run may do otherwise than its row without being another experiment.
+_FREE = (
+    "seed",
+    "log_every_steps",
+    "eval_every_steps",
+    "checkpoint.",
+    "data.name",
+    "data.data_dir",
+    "data.workers",
+    "data.input",
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command; the last line of stdout is a JSON object. Returns the exit code."""
+    parser = Parser(prog="python -m resflax.report", description=__doc__)
+    parser.add_argument("results", nargs="?", default="experiments/results", metavar="FOLDER", help="of records")
+    arguments = parser.parse_args(argv)
+    print(json.dumps({"written": [str(path) for path in report(Path(arguments.results))]}))
+    return 0
+
+
+def report(folder: Path) -> list[Path]:
+    """Writes `RESULTS.md` beside `folder`, and its figures into `folder/figures`; returns what was written.
+
+    Experiments whose files lie beside the folder are listed although none of their rows was run.
+
+    Raises `InputError` when there is no record.
+    """
+    from resflax.files import write_bytes
+
+    records = read_records(folder)
+    drawings = {f"{name}-{kind}.png": figure for name in records for kind, figure in figures(name, records[name]).items()}
+    written = [folder.parent / "RESULTS.md"]
+    write_bytes(written[0], render(folder, records, list(drawings)).encode())
+    for name, figure in drawings.items():
+        content = io.BytesIO()
+        figure.savefig(content, dpi=140, metadata={"Software": None})
+        write_bytes(folder / "figures" / name, content.getvalue())
+        written.append(folder / "figures" / name)
+    return written
+
+
+def read_records(folder: Path) -> dict[str, list[Record]]:
+    """`{experiment: records}`, ordered by experiment, row and seed."""
+    from resflax.files import read_json
+
+    found: dict[str, list[Record]] = {}
+    for path in sorted(folder.glob("*.json")):
+        record = read_json(path)
+        if not isinstance(record, dict) or not {"experiment", "row", "curves", "config"} <= record.keys():
+            raise InputError(f"{path} must be a record of python -m resflax.reproduce, but is none; move it elsewhere")
+        found.setdefault(record["experiment"], []).append(record)
+    if not found:
+        raise InputError(f"{folder} must hold records (*.json), but there is none; make some with python -m resflax.reproduce")
+    return {name: sorted(found[name], key=lambda one: (one["row"], one["seed"])) for name in sorted(found)}
+
+
+def render(folder: Path, records: Mapping[str, list[Record]], drawings: Sequence[str]) -> str:
+    """The text of `RESULTS.md`."""
+    from resflax.results.table import markdown, measured
+
+    sections = [
+        "# Results\n\nGenerated from the records by `python -m resflax.report`. Errors are those of the last step on the test "
+        "split; ± is the standard deviation over n seeds."
+    ]
+    for name in sorted({*records, *(path.stem for path in folder.parent.glob("*.py"))}):
+        beside = folder.parent / f"{name}.py"
+        file = str(beside) if beside.exists() else name
+        published, title = _paper(file, name)
+        mine = records.get(name, [])
+        if not (published or mine):
+            continue
+        parts = [f"## {title}", f"`{name}`", markdown(published, measured(mine))]
+        remarks = [*deviations(file, mine), *_notes(mine)]
+        parts += ["\n".join(f"- {line}" for line in remarks)] if remarks else []
+        parts += [f"![{one}]({folder.name}/figures/{one})" for one in drawings if one.startswith(f"{name}-")]
+        sections.append("\n\n".join(parts))
+    return "\n\n".join(sections) + "\n"
+
+
+def _paper(file: str, name: str) -> tuple[dict[str, Any], str]:
+    """The published rows of an experiment, and the first line of its documentation."""
+    try:
+        module, _ = load_experiment(file)
+    except ConfigError:
+        return {}, name  # a file of the user's own, which is elsewhere
+    return getattr(module, "PUBLISHED", {}), (inspect.getdoc(module) or name).splitlines()[0].rstrip(".")
+
+
+def deviations(file: str, records: Sequence[Record]) -> list[str]:
+    """What runs did otherwise than their row says, a line a row."""
+    lines = []
+    for row in dict.fromkeys(record["row"] for record in records):
+        try:
+            declared = to_dict(load_config(f"{file}:{row}")[0])
+        except ConfigError:
+            continue
+        runs = [record for record in records if record["row"] == row]
+        changes = {change for record in runs for change in changed_keys(declared, record["config"])}
+        other = sorted(one for one in changes if not one.removeprefix("config.").startswith(_FREE))
+        if other:
+            lines.append(f"{row} was run with {'; '.join(other)}.")
+    return lines
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    rows: dict[str, dict[str, None]] = {}
+    for record in records:
+        if record.get("note"):
+            rows.setdefault(record["note"], {})[record["row"]] = None
+    return [f"{', '.join(names)}: {note}." for note, names in rows.items()]
+
+
+def figures(name: str, records: Sequence[Record]) -> dict[str, Figure]:
+    """`{kind: figure}` of the rows `plainN` and `resnetN` among the records; those of another length, `resnetN_782`, apart."""
+    from resflax.viz.paper import plot_error_by_depth, plot_error_by_step, plot_gradient_by_layer
+
+    groups: dict[str, dict[tuple[str, int], list[Record]]] = {}
+    for record in records:
+        match = re.fullmatch(r"(plain|resnet)(\d+)(.*)", record["row"])
+        if match:
+            groups.setdefault(match[3], {}).setdefault((match[1], int(match[2])), []).append(record)
+    drawn: dict[str, Figure] = {}
+    for suffix, rows in groups.items():
+        seeds = max(len(runs) for runs in rows.values())
+        about = f"{name}, {next(iter(rows.values()))[0]['steps']:,} steps, {seeds} seed{'s' if seeds > 1 else ''}"
+        drawn[f"curves{suffix}"] = plot_error_by_step([_mean_curve(*row, runs) for row, runs in rows.items()], about)
+        if len({depth for _, depth in rows}) > 1:
+            errors = {row: [100 - 100 * one["test_accuracy"] for one in runs] for row, runs in rows.items()}
+            drawn[f"depth{suffix}"] = plot_error_by_depth(errors, about)
+        measured = {f"{family}-{depth}": runs[0] for (family, depth), runs in rows.items() if "gradient_norms" in runs[0]}
+        if measured:
+            drawn[f"gradients{suffix}"] = plot_gradient_by_layer(_by_moment(measured), f"{name}: gradient by layer, seed 0")
+    return drawn
+
+
+def _by_moment(records: Mapping[str, Record]) -> dict[str, dict[str, list[float]]]:
+    """`{"step 0": {network: norms}, "step 75": ...}`, without the last step, where little is left to learn."""
+    steps = sorted({int(step) for record in records.values() for step in record["gradient_norms"]})[:-1]
+    return {f"step {step}": {name: record["gradient_norms"][str(step)] for name, record in records.items()} for step in steps}
+
+
+def _mean_curve(family: str, depth: int, runs: Sequence[Record]) -> Any:
+    import numpy as np
+
+    from resflax.viz.paper import Curve
+
+    def mean(split: str) -> tuple[Any, Any]:
+        errors = 100 - 100 * np.mean([run["curves"][split]["accuracy"] for run in runs], axis=0)
+        return runs[0]["curves"][split]["step"], errors
+
+    return Curve(family, depth, *mean("train"), *mean("test"))
+
+
+if __name__ == "__main__":
+    run(main)
