@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--from_tfrecord", action="store_true", help="convert what is prepared as TFRecord in DIR")
     parser.add_argument("--name", help="pack the folder NAME as the data set of this name")
     parser.add_argument("--unreadable", choices=("error", "skip"), help="what to do about images that cannot be decoded")
+    parser.add_argument("--npz", metavar="FILE", help="also write the images, decoded, into a file for machines without tfds")
     arguments = parser.parse_args(argv)
     if arguments.name is None and arguments.unreadable:
         parser.error("--unreadable is for folders of images, and needs --name")
@@ -37,6 +38,9 @@ def main(argv: Sequence[str]) -> int:
         done = pack(arguments.source, arguments.name, arguments.data_dir, arguments.unreadable == "skip")
     else:
         done = prepare(arguments.source, arguments.data_dir, arguments.from_tfrecord)
+    if arguments.npz:
+        write_npz(arguments.name or arguments.source, list(done["examples"]), Path(arguments.npz), arguments.data_dir)
+        done["npz"] = arguments.npz
     print(json.dumps(done))
     return 0
 
@@ -105,6 +109,30 @@ def pack(folder: str, name: str, data_dir: str | None = None, skip: bool = False
     if not written:
         _say_done(builder)
     return _describe(builder)
+
+
+def write_npz(name: str, splits: Sequence[str], path: Path, data_dir: str | None = None) -> None:
+    """Writes the decoded images of a prepared data set as `resflax.data.arrays.load_npz` reads them.
+
+    Raises:
+      ConfigError: its images differ in size, or the file's name does not end in .npz.
+      StorageError: the file cannot be written.
+    """
+    import numpy as np
+
+    from resflax.data.arrays import ImageArrays, load_split
+    from resflax.files import storage
+
+    if path.suffix != ".npz":
+        raise ConfigError(f"--npz must name a file that ends in .npz, got {path}; add the ending")
+    content: dict[str, Any] = {}
+    for split in splits:
+        arrays = load_split(name, split, data_dir)
+        if not isinstance(arrays, ImageArrays):
+            raise ConfigError(f"--npz needs images of one size, but those of {name} differ; leave it out")
+        content |= {f"{split}_images": arrays.images, f"{split}_labels": arrays.labels, "class_names": arrays.class_names}
+    with storage("write", path):
+        np.savez(path, **content)
 
 
 def _without_unreadable(files: ImageFiles) -> ImageFiles:

@@ -36,22 +36,24 @@ def test_links_lead_somewhere():
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
 
-def commands():
-    """The `python -m resflax` lines of the README, but those of blocks marked as not run."""
-    blocks = re.findall(r"(<!-- not run.*?-->\s*)?```bash\n(.*?)```", README, re.DOTALL)
+def commands(text):
+    """The `python -m resflax` lines of a document, but those of blocks marked as not run."""
+    blocks = re.findall(r"(<!-- not run.*?-->\s*)?```bash\n(.*?)```", text, re.DOTALL)
     return [line for skip, block in blocks if not skip for line in block.splitlines() if line.startswith("python -m")]
 
 
-def test_readme_commands_work(tmp_path, one_device_environment):
-    assert len(commands()) >= 5
+@pytest.mark.parametrize("document", ["README.md", pytest.param("docs/reproducing.md", marks=pytest.mark.long)])
+def test_commands_work(document, tmp_path, one_device_environment):
+    shown = commands((ROOT / document).read_text())
+    assert len(shown) >= 2
     for folder in ("docs", "experiments"):
         os.symlink(ROOT / folder, tmp_path / folder)
     shorter = ("--config.total_steps=4", "--config.eval_every_steps=2")
     first = "python -m resflax.train --workdir=runs/quickstart-resnet"  # what `make train` does
-    for line in (first, *commands()):
+    for line in (first, *shown):
         words = shlex.split(line, comments=True)
         words[0] = sys.executable
-        words += shorter if "resflax.train" in words else ()
+        words += shorter if {"resflax.train", "resflax.reproduce"} & {*words} else ()
         done = subprocess.run(words, cwd=tmp_path, env=one_device_environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 

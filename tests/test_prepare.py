@@ -365,6 +365,21 @@ def test_what_needs_no_tensorflow_is_prepared(tmp_path, capsys):
     assert out.err == f"digits/1.0.0 is already prepared in {tmp_path}/digits/1.0.0\n"
 
 
+def test_an_npz_is_the_data_set(tmp_path, capsys):
+    file = tmp_path / "digits.npz"
+    assert prepare.main(["digits", f"--data_dir={tmp_path}", f"--npz={file}"]) == 0
+    assert json.loads(capsys.readouterr().out)["npz"] == str(file)
+    for split in ("train", "test"):
+        assert load_split(str(file), split).fingerprint() == load_split("digits", split, str(tmp_path)).fingerprint()
+
+
+def test_what_is_no_npz_is_refused(photos, tmp_path):
+    with pytest.raises(ConfigError, match=r"must name a file that ends in \.npz"):
+        prepare.main(["digits", f"--data_dir={tmp_path}", f"--npz={tmp_path / 'digits.bin'}"])
+    with pytest.raises(ConfigError, match="needs images of one size"):
+        prepare.main([str(photos), "--name=flowers", f"--data_dir={tmp_path}", f"--npz={tmp_path / 'flowers.npz'}"])
+
+
 @pytest.mark.parametrize(
     ("name", "error", "code", "message"),
     [

@@ -131,9 +131,7 @@ def test_usage_errors(arguments, experiment):
 
 
 def test_a_run_that_diverges_is_reported_and_the_others_go_on(experiment):
-    summary = command.reproduce(
-        experiment, rows=["plain8", "resnet8"], seeds=1, overrides=["optim.learning_rate=1e38"]
-    )
+    summary = command.reproduce(experiment, rows=["plain8", "resnet8"], seeds=1, overrides=["optim.learning_rate=1e38"])
     assert list(summary["failed"]) == ["paper-plain8-s0", "paper-resnet8-s0"]
     assert "is not finite" in summary["failed"]["paper-plain8-s0"]
 
