@@ -42,6 +42,12 @@ class StorageError(ResflaxError):
     exit_code = 74
 
 
+class TemporaryError(ResflaxError):
+    """What may go well later: a download that failed, a process of the job that was not there yet."""
+
+    exit_code = 75
+
+
 class Interrupted(ResflaxError):
     """A signal ended the run after its state was saved; the exit code is 128 + the signal's number."""
 

@@ -19,14 +19,8 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from resflax.data.packing import incomplete, track, write_shard
 from resflax.data.tfds_source import ARRAY_RECORD, METADATA, TFRECORD
 from resflax.data.tfrecord import records
-from resflax.errors import ConfigError, DataError, ResflaxError, StorageError
+from resflax.errors import ConfigError, DataError, ResflaxError, StorageError, TemporaryError
 from resflax.files import read_json, write_json
-
-
-class DownloadError(ResflaxError):
-    """The network or the other end failed; the same command may succeed later."""
-
-    exit_code = 75
 
 
 def download(builder: tfds.core.DatasetBuilder) -> None:
@@ -34,7 +28,7 @@ def download(builder: tfds.core.DatasetBuilder) -> None:
 
     Raises:
       ConfigError: TensorFlow or another package is missing, or archives that must be fetched by hand.
-      DownloadError: they could not be fetched.
+      TemporaryError: they could not be fetched.
       DataError: they are not what tfds expects.
       StorageError: the files could not be written.
     """
@@ -77,7 +71,7 @@ def _explain(error: Exception, builder: tfds.core.DatasetBuilder) -> ResflaxErro
     if isinstance(error, NonMatchingChecksumError):
         return DataError(f"what was downloaded for {name} must be what tfds expects, but {reason}; run this again")
     if isinstance(error, (RequestException, urllib.error.URLError, tfds.download.DownloadError, ConnectionError, TimeoutError)):
-        return DownloadError(f"cannot download {name}: {reason}; check the network and run this again")
+        return TemporaryError(f"cannot download {name}: {reason}; check the network and run this again")
     if isinstance(error, ImportError):
         return ConfigError(f"preparing {name} needs a package that cannot be imported: {reason}; install it")
     if isinstance(error, (OSError, *([of_tensorflow.OpError] if of_tensorflow else []))):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from resflax.errors import ConfigError, StorageError
+from resflax.errors import ConfigError, StorageError, TemporaryError
 from resflax.files import storage, write_bytes
 
 
@@ -30,7 +30,7 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     first JAX_NUM_PROCESSES, JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID (or, in a pod of an Indexed Job,
     JOB_COMPLETION_INDEX), then SLURM, Open MPI and the variables or the metadata of a TPU pod, where JAX finds the rest.
 
-    Raises `ConfigError` when what is said is wrong or incomplete, or the job does not come together.
+    Raises `ConfigError` when what is said is wrong or incomplete, `TemporaryError` when the job does not come together.
     """
     if jax.distributed.is_initialized():
         return
@@ -93,7 +93,9 @@ def _join(job: Job | None, because: str = "") -> None:
             jax.distributed.initialize(*job, cluster_detection_method=detection)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise ConfigError(
+        # JAX raises ValueError where the environment does not say who the others are, else they were not there in time.
+        kind = ConfigError if isinstance(error, ValueError) else TemporaryError
+        raise kind(
             f"the processes must find each other{because}, but {reason}; check the coordinator's address, or give "
             "--coordinator, --num_processes and --process_id"
         ) from error

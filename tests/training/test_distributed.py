@@ -8,7 +8,7 @@ import jax
 import pytest
 from jax._src.clusters import ClusterEnv, cloud_tpu_cluster
 
-from resflax.errors import ConfigError
+from resflax.errors import ConfigError, TemporaryError
 from resflax.training.distributed import initialize
 
 ADDRESS = "host-0:1234"
@@ -168,14 +168,16 @@ def test_what_is_wrong_is_named(join, environment, flags, says):
         (POD, "the processes must find each other, but no host; check the coordinator's address"),
     ],
 )
-def test_processes_that_do_not_meet_are_told_why_they_were_sought(join, monkeypatch, environment, says):
+@pytest.mark.parametrize(("raised", "kind", "code"), [(RuntimeError, TemporaryError, 75), (ValueError, ConfigError, 2)])
+def test_processes_that_do_not_meet_are_told_why_they_were_sought(join, monkeypatch, environment, says, raised, kind, code):
     def fail(*job, **options):
-        raise RuntimeError("no host.\nTraceback of another process")
+        raise raised("no host.\nTraceback of another process")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(kind) as caught:
         join(environment)
     assert says in str(caught.value)
+    assert caught.value.exit_code == code
 
 
 def found_by_jax():
