@@ -94,9 +94,13 @@ def unbroken(trainer, compiled, config, tmp_path):
     return outcome(compiled[0], tmp_path / "unbroken", record)
 
 
-def test_stopping_at_every_step_changes_nothing(trainer, compiled, config, unbroken, tmp_path):
+# Around a checkpoint, an evaluation and a log line (8, 16), at the milestones (20, 30), first and last.
+@pytest.mark.parametrize(
+    "stops", [(1, 7, 8, 9, 16, 20, 30, 39), pytest.param(range(1, 40), marks=pytest.mark.long)], ids=["some", "every"]
+)
+def test_stopping_at_a_step_changes_nothing(stops, trainer, compiled, config, unbroken, tmp_path):
     assert unbroken["rows"][-1]["step"] == 40
-    for stop in range(1, 40):
+    for stop in stops:
         workdir = tmp_path / f"stop{stop}"
         with pytest.raises(Interrupted, match=f"signal 15 at step {stop}, saved") as caught:
             trainer(config, workdir, stop_at=stop)
