@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: train test test-long test-parity lint clean
+.PHONY: train test test-long test-parity lint gpu clean
 
 train: .venv/installed
 	$(BIN)/python -m resflax.train
@@ -22,6 +22,10 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Runs with the interpreter PYTHON as it is: a GPU machine has its own JAX. See launch/gpu.sh.
+gpu:
+	PYTHON=$(PYTHON) launch/gpu.sh
 
 .venv/python:
 	@test -n "$(PYTHON)" || { echo "resflax needs Python 3.11 or newer; install it, or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; }

@@ -13,12 +13,15 @@ import time
 import pytest
 import yaml
 
+import resflax.benchmark
 import resflax.train
+from resflax.config import apply_overrides, load_config, validate
+from resflax.config.files import load_experiment
 from resflax.training import distributed
 from tests.conftest import ROOT
 
 LAUNCH = ROOT / "launch"
-SCRIPTS = ("slurm.sh", "tpu.sh")
+SCRIPTS = ("gpu.sh", "slurm.sh", "tpu.sh")
 MANIFESTS = ("indexed_job.yaml", "jobset.yaml")
 TINY = (
     "--config=quickstart",
@@ -379,3 +382,29 @@ def test_pods_train_one_job(manifest, machine, tmp_path):
     assert [pod.returncode for pod in pods] == [0, 0], outputs
     assert outputs[1][1] == ""
     assert_one_job(workdir)
+
+
+def test_the_gpu_queue_asks_for_what_there_is(machine):
+    commands = machine.dry_run("bash", str(LAUNCH / "gpu.sh"))
+    assert [words[:2] for words in commands] == [["python3", "-m"]] * len(commands)
+    modules = [words[2].removeprefix("resflax.") for words in commands]
+    assert modules == ["benchmark", "reproduce", *["benchmark"] * 3, "reproduce", "reproduce", "report"]
+    for module, (_, _, _, *arguments) in zip(modules, commands, strict=True):
+        if module == "benchmark":
+            resflax.benchmark._parser().parse_args(arguments)
+        if module != "reproduce":
+            continue
+        experiment, options = arguments[0], dict(one.removeprefix("--").split("=", 1) for one in arguments[1:])
+        assert 0 < int(options["budget_minutes"]) <= 30
+        assert options["workdir"] == "runs/gpu"
+        module, _ = load_experiment(str(ROOT / experiment))
+        listed = getattr(module, "ROWS", None) or module.PUBLISHED
+        for row in options["rows"].split(",") if "rows" in options else listed:
+            config, _ = load_config(f"{ROOT / experiment}:{row}")
+            validate(apply_overrides(config, ["data.name=cifar10.npz"]))
+
+
+def test_the_gpu_queue_says_what_it_needs(machine):
+    done = machine.run("bash", str(LAUNCH / "gpu.sh"), DATA="nowhere.npz")
+    assert done.returncode == 2
+    assert "DATA must name CIFAR-10 as an .npz, but there is no nowhere.npz" in done.stderr

@@ -171,7 +171,10 @@ def test_heavy_packages_stay_where_they_belong(packages, allowed):
     )
 
 
-@pytest.mark.parametrize("module", ["config", "models.zoo", "cli", "train", "evaluate", "predict", "prepare", "summary"])
+@pytest.mark.parametrize(
+    "module",
+    ["config", "models.zoo", "cli", "train", "evaluate", "predict", "prepare", "reproduce", "report", "benchmark", "summary"],
+)
 def test_a_bad_command_line_can_be_refused_before_anything_heavy_is_imported(module, one_device_environment):
     program = f"import sys, resflax.{module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     child = subprocess.run([sys.executable, "-c", program], env=one_device_environment, capture_output=True, text=True)

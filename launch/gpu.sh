@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# make gpu: all that a machine with a GPU should produce, in order of worth, within BUDGET_MINUTES; run it again to go on.
+#   python -m resflax.prepare cifar10 --npz=cifar10.npz     # once, on any machine; with the extra `prepare`
+#   DATA=cifar10.npz BUDGET_MINUTES=30 make gpu
+# Needs JAX, Flax, Optax, Orbax, NumPy, Pillow, matplotlib and rich; neither tfds nor TensorFlow. PYTHON names the interpreter.
+# Records are left in RESULTS (runs/gpu): benchmarks/, results/ with RESULTS.md beside it.
+# DRY_RUN=1 prints the commands instead.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+data=${DATA:-cifar10.npz}
+results=${RESULTS:-runs/gpu}
+end=$((60 * ${BUDGET_MINUTES:-30}))
+failed=0
+SECONDS=0
+
+# stage PERCENT COMMAND...: gives the command a share of the time that is left; %MINUTES% in it becomes that share.
+stage() {
+  local seconds=$(((end - SECONDS) * $1 / 100))
+  shift
+  local command=("${@//%MINUTES%/$(((seconds + 59) / 60))}")
+  if [[ -n ${DRY_RUN:-} ]]; then
+    printf '%q ' "${command[@]}"
+    echo
+    return
+  fi
+  echo "[$SECONDS s] ${command[*]}" >&2
+  # A run that reproduce stops at its budget still has to be saved: two minutes of grace.
+  timeout --signal=TERM --kill-after=60 $((seconds + 120)) "${command[@]}"
+  local code=$?
+  if ((code != 0)); then
+    echo "[$SECONDS s] exit code $code" >&2
+    failed=1
+  fi
+}
+
+reproduce() {
+  stage "$1" "$python" -m resflax.reproduce "${@:2}" --budget_minutes=%MINUTES% --workdir="$results" --results="$results/results"
+}
+
+cifar=(--config.data.name="$data")
+if [[ ! -e $data && -z ${DRY_RUN:-} ]]; then
+  echo "DATA must name CIFAR-10 as an .npz, but there is no $data; make it with python -m resflax.prepare cifar10 --npz=$data" >&2
+  exit 2
+fi
+stage 10 "$python" -m resflax.benchmark gradients --output="$results/benchmarks/gradients.json"
+reproduce 55 experiments/he2015_cifar.py --seeds=1 --rows="${ROWS:-resnet20,plain20,resnet56,plain56,resnet32,resnet44,resnet110}" "${cifar[@]}"
+for task in train infer; do
+  stage 20 "$python" -m resflax.benchmark "$task" --against="${AGAINST:-linen,torch}" --output="$results/benchmarks/$task-float32.json"
+done
+stage 20 "$python" -m resflax.benchmark train --precision=bfloat16 --against= --output="$results/benchmarks/train-bfloat16.json"
+reproduce 60 experiments/he2015_cifar.py --seeds=5 "${cifar[@]}"
+reproduce 90 experiments/batch_norm_group.py --seeds=5 "${cifar[@]}"
+if [[ -n ${DRY_RUN:-} ]] || compgen -G "$results/results/*.json" >/dev/null; then
+  stage 100 "$python" -m resflax.report "$results/results"
+fi
+exit "$failed"

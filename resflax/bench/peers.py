@@ -1,0 +1,72 @@
+"""The table of peers, `--against`: each is imported when it is asked for."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from resflax.bench.workload import Contender, Workload, cifar_depth
+from resflax.errors import ConfigError, nearest
+
+NETWORKS = ("linen", "torch", "torch-compile", "keras")
+# The peers of each task; the first needs no further package and is the default.
+PEERS: dict[str, tuple[str, ...]] = {"train": NETWORKS, "infer": NETWORKS, "input": ("pillow",), "compile": ()}
+PACKAGES = {"linen": "flax", "torch": "torch", "torch-compile": "torch", "keras": "keras", "pillow": "pillow"}
+
+
+def default_peers(task: str, model: str) -> tuple[str, ...]:
+    """What is compared with where nothing was asked for."""
+    return PEERS[task][:1] if task == "input" or cifar_depth(model) else ()
+
+
+def check_peers(task: str, names: Sequence[str], model: str) -> None:
+    """Raises `ConfigError` unless all are peers of the task that have the model."""
+    for name in names:
+        if name not in PEERS[task]:
+            near = nearest(name, PEERS[task])[0]
+            raise ConfigError(
+                f"--against must hold only {', '.join(PEERS[task])} with {task}, got {name!r}; did you mean {near}?"
+            )
+        if name in NETWORKS and cifar_depth(model) is None:
+            raise ConfigError(f"--against={name} needs a --model=cifar_resnet<depth>, got {model}; leave --against out")
+
+
+def require(package: str, peer: str) -> Any:
+    """Imports what a peer is made of; `ConfigError` naming the remedy where it is missing."""
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ConfigError(f"--against={peer} needs the package {package}, but {error}; pip install {package}") from error
+
+
+def make_peer(name: str, task: str, workload: Workload) -> Contender:
+    """The peer, ready to be prepared; `ConfigError` where its package is missing. See `check_peers`."""
+    return _MAKERS[name](task, workload)
+
+
+def _linen(task: str, workload: Workload) -> Contender:
+    from resflax.bench import linen_peer
+
+    return linen_peer.contender(task, workload)
+
+
+def _torch(task: str, workload: Workload, compiled: bool = False) -> Contender:
+    from resflax.bench import torch_peer
+
+    return torch_peer.contender(task, workload, compiled)
+
+
+def _keras(task: str, workload: Workload) -> Contender:
+    from resflax.bench import keras_peer
+
+    return keras_peer.contender(task, workload)
+
+
+_MAKERS: dict[str, Callable[[str, Workload], Contender]] = {
+    "linen": _linen,
+    "torch": _torch,
+    "torch-compile": functools.partial(_torch, compiled=True),
+    "keras": _keras,
+}

@@ -1,0 +1,118 @@
+"""The work that all contenders share, and the form in which they take it. Imports no JAX."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from resflax.errors import DataError
+from resflax.models.zoo import MODELS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 1e-4
+Precision = Literal["float32", "bfloat16"]  # of activations; parameters are float32
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network and its batches."""
+
+    model: str  # a name of `resflax.models.zoo`
+    batch_size: int
+    precision: Precision = "float32"
+
+    @property
+    def depth(self) -> int:
+        """Of a network that peers have, see `cifar_depth`."""
+        depth = cifar_depth(self.model)
+        assert depth is not None, self.model  # `resflax.bench.peers.check_peers` refuses the others
+        return depth
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return MODELS[self.model].input_shape if self.model in MODELS else (32, 32, 3)
+
+    @property
+    def num_classes(self) -> int:
+        """The length of the logits."""
+        return MODELS[self.model].num_classes if self.model in MODELS else 10
+
+    def pixels(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Random uint8[count, H, W, C] and labels int32[count]."""
+        import numpy as np
+
+        generator = np.random.default_rng(0)
+        images = generator.integers(0, 256, (count, *self.image_shape), np.uint8)
+        return images, generator.integers(0, self.num_classes, count, np.int32)
+
+    def batch(self) -> tuple[np.ndarray, np.ndarray]:
+        """One batch, normalised: float32[B, H, W, C] and labels int32[B]."""
+        images, labels = self.pixels(self.batch_size)
+        images = images.astype("float32")
+        return (images - images.mean()) / images.std(), labels
+
+    def write(self, path: Path, batches: int = 4) -> Path:
+        """Writes a data set of `batches` training batches and one to evaluate, see `resflax.data.arrays.load_npz`."""
+        import numpy as np
+
+        train_images, train_labels = self.pixels(batches * self.batch_size)
+        test_images, test_labels = self.pixels(self.batch_size)
+        np.savez(
+            path,
+            train_images=train_images,
+            train_labels=train_labels,
+            test_images=test_images,
+            test_labels=test_labels,
+            class_names=np.arange(self.num_classes).astype(str),
+        )
+        return path
+
+
+def cifar_depth(model: str) -> int | None:
+    """The depth of `cifar_resnet<depth>`, the networks that all peers have; None for another model."""
+    match = re.fullmatch(r"cifar_resnet(\d+)", model)
+    return int(match[1]) if match else None
+
+
+@dataclass(frozen=True)
+class Program:
+    """Something ready to be run.
+
+    `advance(steps)` takes that many steps, waits for the device, and returns a number computed from the last step's result:
+    the loss, or the mean logit.
+    """
+
+    advance: Callable[[int], float]
+    parameters: int = 0  # that are trained
+
+
+@dataclass
+class Contender:
+    """Something to be timed (`resflax.bench.timing.Timed`), made of a function that builds it."""
+
+    name: str
+    make: Callable[[], Program]
+    differs: str = ""  # in what it does otherwise than the others
+    program: Program = field(init=False, repr=False)
+    last_value: float = field(init=False, default=math.nan)
+
+    def prepare(self) -> None:
+        """Builds the program and takes a step, in which most compilers do their work."""
+        self.program = self.make()
+        self.run(1)
+
+    def run(self, steps: int) -> None:
+        """Takes the steps; raises `DataError` when what comes out is not finite."""
+        self.last_value = self.program.advance(steps)
+        if not math.isfinite(self.last_value):
+            raise DataError(
+                f"the result of {self.name} must be finite, got {self.last_value}; choose another --model or --precision"
+            )
