@@ -26,7 +26,6 @@ _FREE = (
     "log_every_steps",
     "eval_every_steps",
     "checkpoint.",
-    "data.name",
     "data.data_dir",
     "data.workers",
     "data.input",
@@ -93,8 +92,9 @@ def render(folder: Path, records: Mapping[str, list[Record]], drawings: Sequence
         mine = records.get(name, [])
         if not (published or mine):
             continue
-        parts = [f"## {title}", f"`{name}`", markdown(published, measured(mine))]
-        remarks = [*deviations(file, mine), *_notes(mine)]
+        changed = deviations(file, mine)
+        parts = [f"## {title}", f"`{name}`", markdown(published, measured(mine), changed)]
+        remarks = [*(f"{row} was run with {changes}." for row, changes in changed.items()), *_notes(mine)]
         parts += ["\n".join(f"- {line}" for line in remarks)] if remarks else []
         parts += [f"![{one}]({folder.name}/figures/{one})" for one in drawings if one.startswith(f"{name}-")]
         sections.append("\n\n".join(parts))
@@ -110,9 +110,9 @@ def _paper(file: str, name: str) -> tuple[dict[str, Any], str]:
     return getattr(module, "PUBLISHED", {}), (inspect.getdoc(module) or name).splitlines()[0].rstrip(".")
 
 
-def deviations(file: str, records: Sequence[Record]) -> list[str]:
-    """What runs did otherwise than their row says, a line a row."""
-    lines = []
+def deviations(file: str, records: Sequence[Record]) -> dict[str, str]:
+    """`{row: what its runs did otherwise than the row says}`."""
+    found = {}
     for row in dict.fromkeys(record["row"] for record in records):
         try:
             declared = to_dict(load_config(f"{file}:{row}")[0])
@@ -122,8 +122,8 @@ def deviations(file: str, records: Sequence[Record]) -> list[str]:
         changes = {change for record in runs for change in changed_keys(declared, record["config"])}
         other = sorted(one for one in changes if not one.removeprefix("config.").startswith(_FREE))
         if other:
-            lines.append(f"{row} was run with {'; '.join(other)}.")
-    return lines
+            found[row] = "; ".join(other)
+    return found
 
 
 def _notes(records: Sequence[Record]) -> list[str]:

@@ -9,13 +9,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resflax.cli import Parser, prepare_jax, run, split_overrides
 from resflax.config import Config, apply_overrides, config_hash, from_dict, load_config, to_dict, validate
 from resflax.config.files import load_experiment
 from resflax.config.serial import changed_keys
 from resflax.errors import ConfigError, DataError, Interrupted
+
+if TYPE_CHECKING:
+    from etils import epath
 
 
 def main(argv: Sequence[str]) -> int:
@@ -86,6 +89,8 @@ def reproduce(
       ConfigError: there is no such row, or a record that is there has another configuration.
       Interrupted: a signal came; the state of the run under way was saved.
     """
+    from etils import epath
+
     from resflax.files import write_json
     from resflax.train import train_and_evaluate
 
@@ -97,8 +102,8 @@ def reproduce(
         raise ConfigError(f"--rows must name variants of {path}, which has no list of rows; for example --rows=a,b")
     # All configurations first: a typo in the last row must not show after hours.
     configs = {row: validate(apply_overrides(load_config(f"{path}:{row}")[0], overrides)) for row in names}
-    root = Path(workdir) / path.stem
-    folder = Path(results) if results else root / "results"
+    root = epath.Path(workdir) / path.stem
+    folder = epath.Path(results) if results else root / "results"
     done: list[str] = []
     pending: list[str] = []
     failed: dict[str, str] = {}
@@ -131,7 +136,7 @@ def reproduce(
     return {"experiment": path.stem, "done": done, "pending": pending, "failed": failed, "results": str(folder)}
 
 
-def _is_recorded(path: Path, config: Config) -> bool:
+def _is_recorded(path: epath.Path, config: Config) -> bool:
     """Whether the record is there; one of another configuration is an error."""
     from resflax.files import read_json
 
@@ -144,13 +149,11 @@ def _is_recorded(path: Path, config: Config) -> bool:
     return True
 
 
-def read_curves(workdir: Path, split: str) -> dict[str, dict[str, list[float]]]:
+def read_curves(workdir: epath.Path, split: str) -> dict[str, dict[str, list[float]]]:
     """`{"train": {"step", "loss", "accuracy"}, "test": ...}` of the run's `metrics.jsonl`; `test` is the evaluation split."""
-    from etils import epath
-
     from resflax.files import Workdir, read_lines
 
-    lines = read_lines(Workdir(epath.Path(workdir)).metrics)
+    lines = read_lines(Workdir(workdir).metrics)
     curves = {}
     for name, prefix in (("train", "train"), ("test", split.partition("[")[0])):
         rows = [line for line in lines if f"{prefix}_loss" in line]

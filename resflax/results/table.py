@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,11 +55,11 @@ def measured(records: Iterable[Mapping[str, Any]]) -> dict[str, Measured]:
     }
 
 
-def markdown(published: Mapping[str, Published], ours: Mapping[str, Measured]) -> str:
-    """The table; published rows first, whether they were run or not, then the others."""
+def markdown(published: Mapping[str, Published], ours: Mapping[str, Measured], changed: Collection[str] = ()) -> str:
+    """The table; published rows first, run or not, then the others. Rows `changed` are not compared with the paper."""
     rows = [*published, *(row for row in ours if row not in published)]
     notes = [f"{row}: {published[row].note}." for row in rows if row in published and published[row].note]
-    lines = [HEADER, *(_line(row, published.get(row), ours.get(row)) for row in rows)]
+    lines = [HEADER, *(_line(row, published.get(row), ours.get(row), row not in changed) for row in rows)]
     return "\n".join([*lines, *(["", *_bullets(notes)] if notes else [])])
 
 
@@ -67,11 +67,11 @@ def _bullets(notes: Sequence[str]) -> list[str]:
     return [f"- {note}" for note in notes]
 
 
-def _line(row: str, paper: Published | None, ours: Measured | None) -> str:
+def _line(row: str, paper: Published | None, ours: Measured | None, comparable: bool) -> str:
     printed = "-" if paper is None or paper.error is None else f"{paper.error:.2f}"
     if ours is None:
         return f"| {row} | {printed} | not run | - | - | - | - |"
-    difference = "-" if paper is None or paper.error is None else f"{ours.mean - paper.error:+.2f}"
+    difference = f"{ours.mean - paper.error:+.2f}" if comparable and paper is not None and paper.error is not None else "-"
     low, high = min(ours.seconds), max(ours.seconds)
     seconds = f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
     return f"| {row} | {printed} | {ours} | {difference} | {ours.steps:,} | {seconds} | {ours.hardware} |"

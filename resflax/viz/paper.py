@@ -33,7 +33,7 @@ def plot_error_by_step(curves: Sequence[Curve], title: str) -> Figure:
     figure.suptitle(title, fontsize=11)
     panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
     depths = sorted({curve.depth for curve in curves})
-    colors = dict(zip(depths, colormaps["viridis"](np.linspace(0.85, 0.1, len(depths))), strict=True))
+    colors = dict(zip(depths, colormaps["viridis"](np.linspace(0.2, 0.85, len(depths))), strict=True))
     for axes, family in zip(panels, families, strict=True):
         for curve in sorted((one for one in curves if one.family == family), key=lambda one: one.depth):
             color = colors[curve.depth]
