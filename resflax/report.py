@@ -74,7 +74,12 @@ def read_records(folder: Path) -> dict[str, list[Record]]:
         found.setdefault(record["experiment"], []).append(record)
     if not found:
         raise InputError(f"{folder} must hold records (*.json), but there is none; make some with python -m resflax.reproduce")
-    return {name: sorted(found[name], key=lambda one: (one["row"], one["seed"])) for name in sorted(found)}
+    return {name: sorted(found[name], key=lambda one: (_natural(one["row"]), one["seed"])) for name in sorted(found)}
+
+
+def _natural(row: str) -> list[tuple[str, int]]:
+    """Sorts `plain8` before `plain20`."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", row)]
 
 
 def render(folder: Path, records: Mapping[str, list[Record]], drawings: Sequence[str]) -> str:

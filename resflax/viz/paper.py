@@ -87,9 +87,12 @@ def plot_gradient_by_layer(norms: Mapping[str, Mapping[str, Sequence[float]]], t
     figure.suptitle(title, fontsize=11)
     panels = figure.subplots(1, len(norms), sharey=True, squeeze=False)[0]
     for axes, (moment, networks) in zip(panels, norms.items(), strict=True):
-        for name, values in networks.items():
-            family = next(one for one in FAMILIES if name.startswith(one))
-            axes.plot(np.arange(1, len(values) + 1), values, color=FAMILIES[family], linewidth=1.4, label=name)
+        for family, color in FAMILIES.items():
+            mine = {name: values for name, values in networks.items() if name.startswith(family)}
+            label = f"{family}: {', '.join(name.removeprefix(f'{family}-') for name in mine)} layers"
+            for values in mine.values():
+                axes.plot(np.arange(1, len(values) + 1), values, color=color, linewidth=1.4, label=label)
+                label = "_"  # one entry a family: a line ends where its network does
         axes.set(xlabel="convolution, from the input", yscale="log", title=moment)
         axes.title.set_fontsize(10)
         axes.grid(alpha=0.25)
