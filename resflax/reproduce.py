@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from resflax.cli import Parser, prepare_jax, run, split_overrides
@@ -92,7 +93,6 @@ def reproduce(
     from etils import epath
 
     from resflax.files import write_json
-    from resflax.train import train_and_evaluate
 
     deadline = math.inf if budget_minutes is None else time.monotonic() + 60 * budget_minutes
     module, path = load_experiment(experiment)
@@ -116,7 +116,7 @@ def reproduce(
                 continue
             print(f"{name}: {len(done)} of {len(names) * seeds} runs are recorded", file=sys.stderr)
             try:
-                result = train_and_evaluate(config, str(place), deadline)
+                record = {"experiment": path.stem, "row": row, "note": note, **train(config, place, module, deadline)}
             except Interrupted as stop:
                 if time.monotonic() < deadline:
                     raise
@@ -127,13 +127,19 @@ def reproduce(
                 print(f"resflax: {name}: {error}", file=sys.stderr)
                 failed[name] = str(error)
                 continue
-            record = {"experiment": path.stem, "row": row, "note": note, **result}
-            record["curves"] = read_curves(place, config.data.eval_split)
-            for key, measure in getattr(module, "MEASUREMENTS", {}).items():
-                record[key] = measure(config, str(place))
             write_json(folder / f"{name}.json", record)
         done.append(name)
     return {"experiment": path.stem, "done": done, "pending": pending, "failed": failed, "results": str(folder)}
+
+
+def train(config: Config, workdir: epath.Path, experiment: ModuleType, deadline: float) -> dict[str, Any]:
+    """One run to its end: its result, its curves and the measurements of its experiment; errors as `train_and_evaluate`."""
+    from resflax.train import train_and_evaluate
+
+    result = train_and_evaluate(config, str(workdir), deadline)
+    measurements = getattr(experiment, "MEASUREMENTS", {})
+    measured = {name: measure(config, str(workdir)) for name, measure in measurements.items()}
+    return {**result, "curves": read_curves(workdir, config.data.eval_split), **measured}
 
 
 def _is_recorded(path: epath.Path, config: Config) -> bool:
