@@ -2,6 +2,7 @@
 # make gpu: all that a machine with a GPU should produce, in order of worth, within BUDGET_MINUTES; run it again to go on.
 #   python -m resflax.prepare cifar10 --npz=cifar10.npz     # once, on any machine; with the extra `prepare`
 #   DATA=cifar10.npz BUDGET_MINUTES=30 make gpu
+# BENCHMARK adds options to the benchmarks: --steps=300 on a fast machine, --steps=1 --repeats=2 on a slow one.
 # Needs JAX, Flax, Optax, Orbax, NumPy, Pillow, matplotlib and rich; neither tfds nor TensorFlow. PYTHON names the interpreter.
 # Records are left in RESULTS (runs/gpu): benchmarks/, results/ with RESULTS.md beside it.
 # DRY_RUN=1 prints the commands instead.
@@ -25,6 +26,10 @@ stage() {
     echo
     return
   fi
+  if ((seconds < 1)); then
+    echo "[$SECONDS s] no time is left for: ${command[*]}" >&2
+    return
+  fi
   echo "[$SECONDS s] ${command[*]}" >&2
   # A run that reproduce stops at its budget still has to be saved: two minutes of grace.
   timeout --signal=TERM --kill-after=60 $((seconds + 120)) "${command[@]}"
@@ -39,6 +44,11 @@ reproduce() {
   stage "$1" "$python" -m resflax.reproduce "${@:2}" --budget_minutes=%MINUTES% --workdir="$results" --results="$results/results"
 }
 
+benchmark() {
+  stage 20 "$python" -m resflax.benchmark "$1" "${extra[@]}" "${@:3}" --output="$results/benchmarks/$2.json"
+}
+
+read -ra extra <<<"${BENCHMARK:-}"
 cifar=(--config.data.name="$data")
 if [[ ! -e $data && -z ${DRY_RUN:-} ]]; then
   echo "DATA must name CIFAR-10 as an .npz, but there is no $data; make it with python -m resflax.prepare cifar10 --npz=$data" >&2
@@ -47,9 +57,9 @@ fi
 stage 10 "$python" -m resflax.benchmark gradients --output="$results/benchmarks/gradients.json"
 reproduce 55 experiments/he2015_cifar.py --seeds=1 --rows="${ROWS:-resnet20,plain20,resnet56,plain56,resnet32,resnet44,resnet110}" "${cifar[@]}"
 for task in train infer; do
-  stage 20 "$python" -m resflax.benchmark "$task" --against="${AGAINST:-linen,torch}" --output="$results/benchmarks/$task-float32.json"
+  benchmark "$task" "$task-float32" --against="${AGAINST:-linen,torch}"
 done
-stage 20 "$python" -m resflax.benchmark train --precision=bfloat16 --against= --output="$results/benchmarks/train-bfloat16.json"
+benchmark train train-bfloat16 --precision=bfloat16 --against=
 reproduce 60 experiments/he2015_cifar.py --seeds=5 "${cifar[@]}"
 reproduce 90 experiments/batch_norm_group.py --seeds=5 "${cifar[@]}"
 if [[ -n ${DRY_RUN:-} ]] || compgen -G "$results/results/*.json" >/dev/null; then
