@@ -56,10 +56,8 @@ def cases() -> dict[str, tuple[Callable[..., Array], Any]]:
     made["ReLU"] = (lambda scale, x: jnp.sum(jax.nn.relu(scale * x) * weights), (jnp.float32(1.5), images))
     network = create_model("cifar_resnet8", 10)
     variables = network.init(jax.random.key(0), pixels, train=False)
-    made["cifar_resnet8"] = (
-        _weighted(network, variables, weights.reshape(-1)[:320].reshape(32, 10)),
-        (variables["params"], pixels),
-    )
+    logits_weights = weights[:, 0, 0, :10]
+    made["cifar_resnet8"] = (_weighted(network, variables, logits_weights, train=True), (variables["params"], pixels))
     return made
 
 

@@ -46,3 +46,9 @@ def test_a_wrong_gradient_is_named(scale, precisions, monkeypatch):
     with pytest.raises(DataError, match="gradients must agree") as caught:
         benchmark.main(["gradients"])
     assert str(caught.value).count("identity (") == len(precisions)
+
+
+def test_the_network_is_in_training_mode():
+    """Its first normalisation then takes out the scale of the images."""
+    function, (params, images) = correctness.cases()["cifar_resnet8"]
+    assert float(function(params, 3 * images)) == pytest.approx(float(function(params, images)), rel=1e-3)
