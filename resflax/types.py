@@ -18,5 +18,8 @@ Batch = Mapping[str, Any]  # see resflax.data.pipeline
 
 ConvFactory = Callable[..., nn.Module]  # (features, kernel_size, stride=..., name=...) -> module
 NormFactory = Callable[..., nn.Module]  # (name=..., scale_init=...) -> module
-BlockFactory = Callable[..., nn.Module]  # (width, stride=..., name=...) -> module
+BlockFactory = Callable[..., nn.Module]  # (width, conv, norm, stride=..., name=...) -> module
 ShortcutFactory = Callable[..., nn.Module]  # (features, stride=..., conv=..., norm=..., name=...) -> module
+GateFactory = Callable[..., nn.Module]  # (name=...) -> module that keeps the shape
+Stem = Callable[[Array, ConvFactory, NormFactory], Array]  # float[B, H, W, C] -> float[B, H', W', width]
+Top = Callable[[Array, NormFactory], Array]  # float[B, H, W, C] -> float32[B, C]

@@ -15,7 +15,7 @@ from resflax.config import Config
 from resflax.errors import ConfigError
 from resflax.models.zoo import create_model
 from resflax.nn import BatchNorm
-from resflax.optim import optimizers, schedules
+from resflax.optim import layerwise, optimizers, schedules
 from resflax.prng import stream_key
 from resflax.training.state import TrainState, init_state
 from resflax.types import Array, Tree
@@ -78,8 +78,15 @@ def make_schedule(config: Config, steps: int, steps_per_epoch: float) -> optax.S
 def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer with its decay, clipping and schedule."""
     settings = config.optim
+    finish = None
     if settings.name == "sgd":
         direction = optimizers.sgd(settings.momentum, settings.nesterov, settings.dampening)
+    elif settings.name == "lars":
+        direction = layerwise.trust_ratio(settings.trust_coefficient)
+        finish = optimizers.sgd(settings.momentum, settings.nesterov)
+    elif settings.name == "muon":
+        direction = optimizers.muon(settings.momentum, settings.nesterov)
+        finish = layerwise.scale_rest((settings.sgd_learning_rate or settings.learning_rate) / settings.learning_rate)
     else:  # adam and adamw differ in their decay alone
         direction = optimizers.adam(settings.beta1, settings.beta2, settings.epsilon, settings.epsilon_at)
     return optimizers.make_optimizer(
@@ -89,6 +96,8 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
         decay=settings.decay,
         mask=settings.decay_mask,
         clip_norm=settings.clip_norm,
+        clip_adaptive=settings.clip_adaptive,
+        finish=finish,
     )
 
 

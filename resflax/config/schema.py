@@ -2,14 +2,21 @@
 
 Durations carry their unit in the name. Nothing here is derived: the scaled learning rate, the number of steps, the
 schedule's milestones are computed from the final values, after the overrides (`resflax.build`).
+
+Records, workdirs and checkpoints hold configurations of earlier versions. So a field that is added later is marked `ADDED`, its
+default means what was done before there was the field, and no default is ever changed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from resflax.ranges import Count, CountOrZero, NonNegative, Positive, Range, UnitInterval
+
+# Metadata of a field that the first records do not have: with its default it leaves `config_hash` as it was.
+ADDED = MappingProxyType({"added": True})
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class BatchNormConfig:
 class OptimConfig:
     """The optimizer, its decay and its schedule."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "lars", "muon"] = "sgd"
     learning_rate: Positive = 0.1
     base_batch_size: Count | None = None  # given: the rate is learning_rate * batch_size / base_batch_size
     momentum: UnitInterval = 0.9
@@ -67,6 +74,10 @@ class OptimConfig:
     beta2: UnitInterval = 0.999
     epsilon: Positive = 1e-8
     epsilon_at: Literal["corrected", "uncorrected"] = "corrected"  # second moment of Adam; Keras: uncorrected
+    # of lars: share of a layer's norm that a step of rate 1 changes
+    trust_coefficient: Positive = field(default=0.001, metadata=ADDED)
+    # of muon: rate of what is left to SGD; None: learning_rate
+    sgd_learning_rate: Positive | None = field(default=None, metadata=ADDED)
     weight_decay: NonNegative = 0.0
     decay: Literal["coupled", "decoupled"] = "coupled"  # coupled: added to the gradient, as an L2 penalty would
     decay_mask: Literal["all", "kernels"] = "all"
@@ -81,6 +92,8 @@ class OptimConfig:
     warmup: Literal["linear", "constant"] = "linear"
     warmup_factor: Annotated[float, Range(0, 1)] = 0.0  # rate at the first step / peak rate
     clip_norm: Positive | None = None  # global norm of the gradient
+    # largest norm of a unit's gradient / norm of its weights, all but the classifier (Brock et al. 2021)
+    clip_adaptive: Positive | None = field(default=None, metadata=ADDED)
     accumulate: Count = 1  # the batch is taken in this many equal parts, one after another
 
 

@@ -38,8 +38,25 @@ def _section(section: type, values: Any, prefix: str) -> Any:
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hexadecimal digits that two runs share if and only if their configurations are equal."""
-    return hashlib.sha256(json.dumps(_canonical(to_dict(config)), sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits that two runs share if and only if their configurations are equal.
+
+    Fields that were added to the schema since the first records enter only where they differ from their default, so that a
+    configuration keeps its hash when the schema grows.
+    """
+    values = _canonical(_without_added(config, to_dict(config)))
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_added(section: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` of a section but for its `ADDED` fields that have their defaults."""
+    kept = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            kept[field.name] = _without_added(value, values[field.name])
+        elif not (field.metadata.get("added") and value == field.default):
+            kept[field.name] = values[field.name]
+    return kept
 
 
 def _canonical(value: Any) -> Any:
@@ -51,13 +68,25 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def changed_keys(one: dict[str, Any], other: dict[str, Any], prefix: str = "") -> list[str]:
-    """`["config.optim.learning_rate: 0.1 -> 0.2", ...]` between two `to_dict` results."""
+def changed_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """`["config.optim.learning_rate: 0.1 -> 0.2", ...]` between two `to_dict` results; an absent key has its default."""
+    defaults = to_dict(Config())
+    return _changes(_completed(defaults, one), _completed(defaults, other), "config.")
+
+
+def _completed(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`values`, which an older version may have written, with the defaults of what they lack."""
+    both = {**defaults, **values}
+    nested = (name for name in defaults if isinstance(defaults[name], dict) and isinstance(both[name], dict))
+    return {**both, **{name: _completed(defaults[name], both[name]) for name in nested}}
+
+
+def _changes(one: dict[str, Any], other: dict[str, Any], prefix: str) -> list[str]:
     changes = []
     for name in sorted(one.keys() | other.keys()):
         before, after = one.get(name), other.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
-            changes += changed_keys(before, after, f"{prefix}{name}.")
+            changes += _changes(before, after, f"{prefix}{name}.")
         elif before != after:
-            changes.append(f"config.{prefix}{name}: {before} -> {after}")
+            changes.append(f"{prefix}{name}: {before} -> {after}")
     return changes

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resflax.config.fields import check, field_types, unknown_option
-from resflax.config.schema import Config
+from resflax.config.schema import Config, OptimConfig
 from resflax.errors import ConfigError, nearest
 from resflax.models.zoo import check_model, model_options
 
@@ -107,17 +107,47 @@ def _milestones(config: Config) -> None:
 
 def _optimizer(config: Config) -> None:
     optim = config.optim
-    if optim.nesterov and (optim.name != "sgd" or not optim.momentum or optim.dampening):
+    if optim.nesterov and (optim.name not in ("sgd", "lars", "muon") or not optim.momentum or optim.dampening):
         raise ConfigError(
-            "config.optim.nesterov needs config.optim.name=sgd, a momentum above 0 and dampening 0, got "
+            "config.optim.nesterov needs config.optim.name=sgd, lars or muon, a momentum above 0 and dampening 0, got "
             f"{optim.name}, {optim.momentum} and {optim.dampening}; set config.optim.nesterov=false"
         )
     if optim.dampening and optim.name != "sgd":
         raise ConfigError(f"config.optim.dampening belongs to sgd, got config.optim.name={optim.name}; set it to 0")
-    if optim.name == "adamw" and optim.weight_decay and optim.decay != "decoupled":
+    if optim.trust_coefficient != OptimConfig.trust_coefficient and optim.name != "lars":
         raise ConfigError(
-            "config.optim.name=adamw means decoupled decay, got config.optim.decay=coupled; set "
-            "config.optim.decay=decoupled, or use adam"
+            f"config.optim.trust_coefficient belongs to lars, got config.optim.name={optim.name}; leave it at "
+            f"{OptimConfig.trust_coefficient}"
+        )
+    if optim.sgd_learning_rate is not None and optim.name != "muon":
+        raise ConfigError(
+            f"config.optim.sgd_learning_rate belongs to muon, got config.optim.name={optim.name}; set it to none, and the "
+            "rate with config.optim.learning_rate"
+        )
+
+
+def _decay(config: Config) -> None:
+    optim = config.optim
+    if not optim.weight_decay:
+        return
+    if optim.name in ("adamw", "muon") and optim.decay != "decoupled":
+        raise ConfigError(
+            f"config.optim.name={optim.name} means decoupled decay, got config.optim.decay=coupled; set "
+            f"config.optim.decay=decoupled{', or use adam' if optim.name == 'adamw' else ''}"
+        )
+    if optim.name == "lars" and (optim.decay, optim.decay_mask) != ("coupled", "kernels"):
+        raise ConfigError(
+            "config.optim.name=lars means coupled decay of kernels alone, got "
+            f"config.optim.decay={optim.decay} and config.optim.decay_mask={optim.decay_mask}; set them to coupled and kernels"
+        )
+
+
+def _clipping(config: Config) -> None:
+    optim = config.optim
+    if optim.clip_norm is not None and optim.clip_adaptive is not None:
+        raise ConfigError(
+            "only one of config.optim.clip_norm and config.optim.clip_adaptive may be set, got "
+            f"{optim.clip_norm} and {optim.clip_adaptive}; set the other to none"
         )
 
 
@@ -165,6 +195,8 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _warmup,
     _milestones,
     _optimizer,
+    _decay,
+    _clipping,
     _best,
     _augmentations,
 )

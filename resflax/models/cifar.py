@@ -1,73 +1,83 @@
-"""The 6n+2 layer networks for small images (He et al. 2015, Sec. 4.2)."""
+"""Networks for small images: 6n+2 layers and what followed, all on a 3x3 stem and three stages."""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from flax import linen as nn
 
 from resflax import nn as layers
-from resflax.models.blocks import BasicBlock, PlainBlock
-from resflax.models.stage import Stage
-from resflax.nn.repeat import Repeat
-from resflax.types import Array, BlockFactory, DType, NormFactory
+from resflax.models.blocks import BasicBlock, BottleneckBlock, PlainBlock
+from resflax.models.ordering import ORDERINGS, OrderedBlock
+from resflax.models.resnet import ResNet
+from resflax.nn import stem as stems
+from resflax.types import BlockFactory, NormFactory
 
 _SHORTCUTS = {"A": layers.PaddedShortcut, "B": layers.ProjectedShortcut, "C": layers.ProjectedEverywhere}
 
 
-class CifarNet(nn.Module):
-    """A 3x3 convolution, three stages of `blocks_per_stage` two-layer blocks, global average pooling, a dense layer.
-
-    Widths are `width`, 2 `width` and 4 `width`; the second and third stage halve the image. From float[B, H, W, C] to
-    float32 logits [B, num_classes]. Modules are named `stem_conv`, `stage1/block1/conv1`, ..., `head`.
-    """
-
-    num_classes: int
-    blocks_per_stage: int
-    block: BlockFactory
-    norm: NormFactory = layers.BatchNorm
-    width: int = 16
-    repeat: Repeat = "loop"
-    dtype: DType = None
-
-    @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> Array:
-        conv = functools.partial(layers.Conv, dtype=self.dtype)
-        norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
-        x = conv(self.width, 3, name="stem_conv")(images)
-        x = nn.relu(norm(name="stem_norm")(x))
-        for stage in range(3):
-            x = Stage(
-                self.block,
-                self.blocks_per_stage,
-                self.width * 2**stage,
-                stride=1 if stage == 0 else 2,
-                conv=conv,
-                norm=norm,
-                mode=self.repeat,
-                name=f"stage{stage + 1}",
-            )(x)
-        return layers.Head(self.num_classes, name="head")(layers.global_average_pool(x))
-
-
-def cifar_net(
-    depth: int,
-    *,
-    num_classes: int,
-    norm: NormFactory | None,
-    dtype: DType,
-    width: int,
-    shortcut: str | None,
-    repeat: Repeat,
-) -> CifarNet:
-    """The network of `depth` = 6n + 2 layers: residual with shortcut `A`, `B` or `C`, plain with None."""
+def cifar_net(depth: int, *, width: int, norm: NormFactory | None, shortcut: str | None, **parts: Any) -> nn.Module:
+    """He et al. 2015, Sec. 4.2: `depth` = 6n + 2 layers; residual with shortcut `A`, `B` or `C`, plain with None."""
     block: BlockFactory = PlainBlock if shortcut is None else functools.partial(BasicBlock, shortcut=_SHORTCUTS[shortcut])
-    return CifarNet(
-        num_classes=num_classes,
-        blocks_per_stage=(depth - 2) // 6,
+    return ResNet(
+        counts=((depth - 2) // 6,) * 3,
         block=block,
-        norm=norm or layers.BatchNorm,
+        stem=functools.partial(stems.small_stem, width=width),
         width=width,
-        repeat=repeat,
-        dtype=dtype,
+        norm=norm or layers.BatchNorm,
+        **parts,
+    )
+
+
+def preresnet(
+    depth: int, *, bottleneck: bool, width: int, norm: NormFactory | None, ordering: str, shortcut: str, **parts: Any
+) -> nn.Module:
+    """He et al. 2016, Sec. 4 and 5: 6n + 2 layers of two-layer units, or 9n + 2 of bottlenecks, which stride their first 1x1.
+
+    What stands before the first unit and after the last follows from the ordering: where units begin with an activation,
+    the stem has none of its own, and one follows the last sum.
+    """
+    order = ORDERINGS[ordering]
+    kernels, expansion = ((1, 3, 1), 4) if bottleneck else ((3, 3), 1)
+    options = {**_SHORTCUTS, "B": layers.ActivatedShortcut if ordering == "preactivation" else layers.ProjectedShortcut}
+    block = functools.partial(
+        OrderedBlock, shortcut=options[shortcut], ordering=order, kernels=kernels, strided=1, expansion=expansion
+    )
+    stem = {"nr": stems.small_linear_stem, "r": stems.small_normalised_stem, "": stems.small_stem}[order.before]
+    top = {"nr": layers.normalised_top, "r": layers.activated_top, "": layers.pooled_top}[order.before]
+    return ResNet(
+        counts=((depth - 2) // (9 if bottleneck else 6),) * 3,
+        block=block,
+        stem=functools.partial(stem, width=width),
+        top=top,
+        width=width,
+        norm=norm or layers.BatchNorm,
+        **parts,
+    )
+
+
+def wide_resnet(depth: int, widen: int, *, norm: NormFactory | None, **parts: Any) -> nn.Module:
+    """WRN-d-k (Zagoruyko and Komodakis 2016, Table 1): 6n + 4 layers, `widen` times the width, dropout inside the units."""
+    return ResNet(
+        counts=((depth - 4) // 6,) * 3,
+        block=functools.partial(OrderedBlock, shortcut=layers.ActivatedShortcut, strided=1),
+        stem=stems.small_linear_stem,
+        top=layers.normalised_top,
+        width=16 * widen,
+        norm=norm or layers.BatchNorm,
+        **parts,
+    )
+
+
+def resnext(depth: int, groups: int, base_width: int, *, norm: NormFactory | None, **parts: Any) -> nn.Module:
+    """ResNeXt for CIFAR (Xie et al. 2017, Sec. 5.3): 9n + 2 layers of bottlenecks on a stem of 64 channels."""
+    block = functools.partial(BottleneckBlock, shortcut=layers.ProjectedShortcut, groups=groups, base_width=base_width)
+    return ResNet(
+        counts=((depth - 2) // 9,) * 3,
+        block=block,
+        stem=functools.partial(stems.small_stem, width=64),
+        width=64,
+        norm=norm or layers.BatchNorm,
+        **parts,
     )

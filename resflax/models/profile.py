@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from resflax.nn import BatchNorm, Conv
+from resflax.nn import BatchNorm, Conv, GroupNorm
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ def profile(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]:
     def note(following: Callable[..., Any], arguments: Any, keywords: Any, context: nn.module.InterceptorContext) -> Any:
         nonlocal side, field, jump
         module = context.module
+        if context.method_name != "__call__":
+            return following(*arguments, **keywords)
         inputs: Any = arguments[0] if arguments else None
         main = "shortcut" not in module.path
         is_conv = isinstance(module, Conv)
@@ -46,7 +48,7 @@ def profile(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]:
             window = round(side / inputs.shape[1])
             field, jump = field + (window - 1) * jump, jump * window
         output = following(*arguments, **keywords)
-        if context.method_name != "__call__" or not isinstance(module, (Conv, BatchNorm, nn.Dense)):
+        if not isinstance(module, (Conv, BatchNorm, GroupNorm, nn.Dense)):
             return output
         counts = [int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(module.variables.get("params", {}))]
         kernel = module.variables["params"].get("kernel")

@@ -1,70 +1,56 @@
-"""The ImageNet residual networks, version 1.5 (He et al. 2015, Table 1; strides as in fb.resnet.torch and torchvision)."""
+"""The residual network: a stem, stages of blocks, a top, a head. Every family is this module with other parts."""
 
 from __future__ import annotations
 
 import functools
 
+import jax
 from flax import linen as nn
 
 from resflax import nn as layers
-from resflax.models.blocks import BasicBlock, BottleneckBlock
 from resflax.models.stage import Stage
 from resflax.nn.repeat import Repeat
-from resflax.types import Array, BlockFactory, DType, NormFactory
-
-# Blocks a stage, He et al. 2015, Table 1.
-DEPTHS: dict[int, tuple[type[nn.Module], tuple[int, ...]]] = {
-    18: (BasicBlock, (2, 2, 2, 2)),
-    34: (BasicBlock, (3, 4, 6, 3)),
-    50: (BottleneckBlock, (3, 4, 6, 3)),
-    101: (BottleneckBlock, (3, 4, 23, 3)),
-    152: (BottleneckBlock, (3, 8, 36, 3)),
-}
+from resflax.types import Array, BlockFactory, ConvFactory, DType, NormFactory, Stem, Top
 
 
 class ResNet(nn.Module):
-    """A 7x7/2 convolution, 3x3/2 max-pool, four stages of blocks, global average pooling, a dense layer.
+    """From float[B, H, W, C] to float32 logits [B, num_classes], or to features [B, C'] where there are no classes.
 
-    From float[B, H, W, C] to float32 logits [B, num_classes]. Modules are named `stem_conv`, `stage1/block1/conv1`, ...
+    The first stage has blocks of `width`; each further one doubles the width and halves the image. Modules are named
+    `stem_conv`, `stage1/block1/conv1`, ..., `head`. Where `stochastic_depth` or a dropout is not 0, training needs an rng
+    named `dropout`.
     """
 
-    num_classes: int
+    num_classes: int | None
     counts: tuple[int, ...]  # blocks a stage
     block: BlockFactory
+    stem: Stem
+    width: int
+    top: Top = layers.pooled_top
+    conv: ConvFactory = layers.Conv
     norm: NormFactory = layers.BatchNorm
-    width: int = 64
+    stochastic_depth: float = 0.0  # rate of the last block, growing linearly from 0 in the first
+    dropout: float = 0.0  # in each block; for blocks that have it
+    head_dropout: float = 0.0  # of the features
     repeat: Repeat = "loop"
     dtype: DType = None
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
-        conv = functools.partial(layers.Conv, dtype=self.dtype)
+        conv = functools.partial(self.conv, dtype=self.dtype)
         norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
-        x = conv(self.width, 7, stride=2, name="stem_conv")(images)  # [B, H/2, W/2, width]
-        x = nn.relu(norm(name="stem_norm")(x))
-        x = layers.max_pool(x, 3, 2, padding=1)  # [B, H/4, W/4, width]
+        block = functools.partial(self.block, dropout=self.dropout) if self.dropout else self.block
+        noisy = train and bool(self.stochastic_depth or self.dropout or self.head_dropout)
+        keys = jax.random.split(self.make_rng("dropout"), len(self.counts) + 1) if noisy else None
+        rates = layers.linear_rates(self.stochastic_depth, sum(self.counts))
+        x = self.stem(images, conv, norm)
         for index, count in enumerate(self.counts):
             width, stride = self.width * 2**index, 1 if index == 0 else 2
-            x = Stage(self.block, count, width, stride, conv, norm, self.repeat, name=f"stage{index + 1}")(x)
-        return layers.Head(self.num_classes, name="head")(layers.global_average_pool(x))
-
-
-def resnet(
-    depth: int, *, num_classes: int, norm: NormFactory | None, dtype: DType, width: int, repeat: Repeat, zero_gamma: bool
-) -> ResNet:
-    """The network of Table 1 with projection shortcuts (B).
-
-    `zero_gamma` starts the last normalisation of each block at scale zero, so that the block begins as its shortcut
-    (Goyal et al. 2017, Sec. 5.1).
-    """
-    block, counts = DEPTHS[depth]
-    last = nn.initializers.zeros if zero_gamma else nn.initializers.ones
-    return ResNet(
-        num_classes=num_classes,
-        counts=counts,
-        block=functools.partial(block, shortcut=layers.ProjectedShortcut, last_scale_init=last),
-        norm=norm or layers.BatchNorm,
-        width=width,
-        repeat=repeat,
-        dtype=dtype,
-    )
+            stage = Stage(block, count, width, stride, conv, norm, self.repeat, name=f"stage{index + 1}")
+            x = stage(x) if keys is None else stage(x, keys[index], rates[:count])
+            rates = rates[count:]
+        x = self.top(x, norm)  # [B, C]
+        if self.num_classes is None:
+            return x
+        x = layers.dropout(None if keys is None else keys[-1], x, self.head_dropout)
+        return layers.Head(self.num_classes, name="head")(x)

@@ -17,10 +17,10 @@ _keras_norm = functools.partial(layers.BatchNorm, momentum=0.99, epsilon=1e-3)
 class TutorialCnn(nn.Module):
     """Conv 32 3x3, ReLU, max-pool 2, conv 64 3x3, ReLU, max-pool 2, flatten, dense; convolutions "valid", with bias.
 
-    From float[B, H, W, C] to float32 logits [B, num_classes]; 42,442 parameters at 32x32x3 and 10 classes.
+    From float[B, H, W, C] to float32 logits [B, num_classes], or features; 42,442 parameters at 32x32x3 and 10 classes.
     """
 
-    num_classes: int
+    num_classes: int | None
     dtype: DType = None
 
     @nn.compact
@@ -31,6 +31,8 @@ class TutorialCnn(nn.Module):
         x = nn.relu(conv(64, 3, name="conv2")(x))
         x = layers.max_pool(x, 2, 2)
         x = x.reshape(x.shape[0], -1)  # [B, H' * W' * 64]
+        if self.num_classes is None:
+            return x
         return layers.Head(self.num_classes, kernel_init=glorot_uniform, name="head")(x)
 
 
@@ -55,11 +57,11 @@ class TutorialBlock(nn.Module):
 class TutorialResNet(nn.Module):
     """Five `TutorialBlock`s of 64 to 1024 channels, 3x3/2 max-pools ("valid") between them, 7x7/1 average pool, dense.
 
-    From float[B, H, W, C] to float32 logits [B, num_classes]; made for 224x224x3 and 1000 classes. The image must be at
-    least 127 pixels on a side, or nothing is left for the last pool.
+    From float[B, H, W, C] to float32 logits [B, num_classes], or features; made for 224x224x3 and 1000 classes. The
+    image must be at least 127 pixels on a side, or nothing is left for the last pool.
     """
 
-    num_classes: int
+    num_classes: int | None
     norm: NormFactory | None = None
     dtype: DType = None
 
@@ -74,4 +76,6 @@ class TutorialResNet(nn.Module):
             x = TutorialBlock(width, conv, norm, name=f"block{index + 1}")(x)
         x = layers.average_pool(x, 7, 1)
         x = x.reshape(x.shape[0], -1)  # [B, H' * W' * 1024]
+        if self.num_classes is None:
+            return x
         return layers.Head(self.num_classes, kernel_init=glorot_uniform, name="head")(x)

@@ -1,24 +1,39 @@
 """Layers that stand alone: they see neither configuration, data nor mesh."""
 
 from resflax.nn.batch_norm import BatchNorm
-from resflax.nn.conv import Conv, convolution
-from resflax.nn.head import Head
-from resflax.nn.pool import average_pool, global_average_pool, max_pool
+from resflax.nn.conv import Conv, StandardizedConv, convolution
+from resflax.nn.group_norm import GroupNorm
+from resflax.nn.head import Head, activated_top, normalised_top, pooled_top
+from resflax.nn.noise import dropout, linear_rates, stochastic_depth
+from resflax.nn.pool import adaptive_average_pool, average_pool, global_average_pool, max_pool
 from resflax.nn.repeat import repeat, stack_blocks, unstack_blocks
-from resflax.nn.shortcut import PaddedShortcut, ProjectedEverywhere, ProjectedShortcut
+from resflax.nn.shortcut import ActivatedShortcut, PaddedShortcut, PooledShortcut, ProjectedEverywhere, ProjectedShortcut
+from resflax.nn.squeeze_excite import SqueezeExcite
 
 __all__ = [
+    "ActivatedShortcut",
     "BatchNorm",
     "Conv",
+    "GroupNorm",
     "Head",
     "PaddedShortcut",
+    "PooledShortcut",
     "ProjectedEverywhere",
     "ProjectedShortcut",
+    "SqueezeExcite",
+    "StandardizedConv",
+    "activated_top",
+    "adaptive_average_pool",
     "average_pool",
     "convolution",
+    "dropout",
     "global_average_pool",
+    "linear_rates",
     "max_pool",
+    "normalised_top",
+    "pooled_top",
     "repeat",
     "stack_blocks",
+    "stochastic_depth",
     "unstack_blocks",
 ]

@@ -163,7 +163,7 @@ class Conv(nn.Module):
         k = self.kernel_size
         pad = self.dilation * (k - 1) // 2 if self.padding is None else self.padding
         shape = (k, k, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        kernel = self.reparametrise(self.param("kernel", self.kernel_init, shape, self.param_dtype))
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = convolution(
@@ -176,3 +176,22 @@ class Conv(nn.Module):
             gradient=self.gradient,
         )
         return y if bias is None else y + bias
+
+    def reparametrise(self, kernel: Array) -> Array:
+        """The kernel that is convolved with, made of the parameter: here the parameter itself."""
+        return kernel
+
+
+class StandardizedConv(Conv):
+    """A convolution whose kernel has mean 0 and variance 1 in each output channel (Qiao et al. 2019, Eq. 5).
+
+    `w = (kernel - mean) / sqrt(var + epsilon)` over height, width and input channels, with the biased variance.
+    """
+
+    epsilon: float = 1e-8  # BiT as timm and transformers have it; Kolesnikov et al. 2020 published their code with 1e-10
+
+    def reparametrise(self, kernel: Array) -> Array:
+        """See the class."""
+        axes = (0, 1, 2)
+        centred = kernel - jnp.mean(kernel, axes)
+        return centred * lax.rsqrt(jnp.mean(jnp.square(centred), axes) + self.epsilon)

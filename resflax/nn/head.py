@@ -1,11 +1,12 @@
-"""The classifier at the end of a network."""
+"""The end of a network: from the last block's output to features, from features to logits."""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from resflax.types import Array
+from resflax.nn.pool import global_average_pool
+from resflax.types import Array, NormFactory
 
 # PyTorch's default for a linear layer's weight: uniform in +-1/sqrt(fan_in), a variance of 1/(3 fan_in).
 linear_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -21,3 +22,18 @@ class Head(nn.Module):
     def __call__(self, x: Array) -> Array:
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         return nn.Dense(self.num_classes, dtype=dtype, kernel_init=self.kernel_init, name="dense")(x)
+
+
+def pooled_top(x: Array, norm: NormFactory) -> Array:
+    """Global average pooling: float[B, H, W, C] -> float32[B, C]."""
+    return global_average_pool(x)
+
+
+def activated_top(x: Array, norm: NormFactory) -> Array:
+    """ReLU, then `pooled_top`: after blocks that end with the sum of normalised branches."""
+    return global_average_pool(nn.relu(x))
+
+
+def normalised_top(x: Array, norm: NormFactory) -> Array:
+    """Normalisation and ReLU, then `pooled_top`: after blocks of pre-activation (He et al. 2016, Sec. 4.1)."""
+    return global_average_pool(nn.relu(norm(name="final_norm")(x)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from resflax.types import Array
@@ -21,3 +22,23 @@ def average_pool(x: Array, window: int, stride: int, padding: int = 0) -> Array:
 def global_average_pool(x: Array) -> Array:
     """The mean over both spatial axes, taken in at least float32: float[B, H, W, C] -> float[B, C]."""
     return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def adaptive_average_pool(x: Array, size: int) -> Array:
+    """The mean of each cell of a `size` by `size` grid: float[B, H, W, C] -> float[B, size, size, C].
+
+    Cell i of a side of n pixels is `floor(i n / size)` to `ceil((i + 1) n / size)`; cells overlap where n is no multiple.
+    """
+    if x.shape[1:3] == (size, size):
+        return x
+    rows, columns = (_cells(side, size) for side in x.shape[1:3])
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, columns).astype(x.dtype)
+
+
+def _cells(side: int, size: int) -> np.ndarray:
+    """float32[size, side]: the weights with which each cell averages."""
+    weights = np.zeros((size, side), np.float32)
+    for index in range(size):
+        first, end = index * side // size, -(-(index + 1) * side // size)
+        weights[index, first:end] = 1 / (end - first)
+    return weights

@@ -7,7 +7,7 @@ unrolled names (`stage2/block3/conv1`) are the ones that exports and converters 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -18,10 +18,17 @@ from resflax.types import Array
 Repeat = Literal["loop", "scan", "scan_remat"]
 
 FIRST = 2  # block1 changes the shape and is never part of a loop
-_STACKED = "blocks"
+STACKED = "blocks"  # whose parameters have a leading axis of layers
 
 
-def repeat(make_block: Callable[..., nn.Module], count: int, x: Array, mode: Repeat = "loop") -> Array:
+def repeat(
+    make_block: Callable[..., nn.Module],
+    count: int,
+    x: Array,
+    mode: Repeat = "loop",
+    keys: Array | None = None,
+    rates: Sequence[float] = (),
+) -> Array:
     """Applies `count` blocks, which must keep the shape of `x`; to be called inside a compact method.
 
     Args:
@@ -30,26 +37,30 @@ def repeat(make_block: Callable[..., nn.Module], count: int, x: Array, mode: Rep
       x: float[B, H, W, C].
       mode: `loop` unrolls; `scan` is one loop over stacked parameters; `scan_remat` also recomputes each block's
         activations in the backward pass, so that memory grows by one activation a block.
+      keys, rates: where the blocks have random parts, of each block its key and its rate of stochastic depth, [count]; a
+        block is then called as `block(x, key, rate)`, and draws the same in every mode.
     """
     if mode == "loop":
         for index in range(count):
-            x = make_block(name=f"block{FIRST + index}")(x)
+            block = make_block(name=f"block{FIRST + index}")
+            x = block(x) if keys is None else block(x, keys[index], rates[index])
         return x
     if count == 0:
         return x
 
-    def body(block: nn.Module, carry: Array, _: None) -> tuple[Array, None]:
-        return block(carry), None
+    def body(block: nn.Module, carry: Array, noise: Any) -> tuple[Array, None]:
+        return (block(carry) if noise is None else block(carry, *noise)), None
 
     if mode == "scan_remat":
         body = nn.remat(body, prevent_cse=False)
     scan = nn.scan(
         body,
         variable_axes={"params": 0, "batch_stats": 0},
-        split_rngs={"params": True, "dropout": True},
+        split_rngs={"params": True},
         length=count,
     )
-    return scan(make_block(name=_STACKED), x, None)[0]
+    noise = None if keys is None else (keys, jnp.asarray(rates, jnp.float32))
+    return scan(make_block(name=STACKED), x, noise)[0]
 
 
 def stack_blocks(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,14 +72,14 @@ def stack_blocks(tree: Mapping[str, Any]) -> dict[str, Any]:
     if not names:
         return rest
     ordered = [tree[f"block{index}"] for index in range(FIRST, FIRST + len(names))]
-    return {**rest, _STACKED: _map(lambda *leaves: jnp.stack(leaves), *ordered)}
+    return {**rest, STACKED: _map(lambda *leaves: jnp.stack(leaves), *ordered)}
 
 
 def unstack_blocks(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `stack_blocks`."""
     result: dict[str, Any] = {}
     for name, child in tree.items():
-        if name == _STACKED:
+        if name == STACKED:
             for index in range(_length(child)):
                 result[f"block{FIRST + index}"] = _map(lambda leaf, index=index: leaf[index], child)
         else:

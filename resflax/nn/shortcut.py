@@ -1,6 +1,8 @@
-"""The three shortcuts of He et al. 2015, Sec. 4.1: what happens where a block changes the shape.
+"""Shortcuts: what happens where a block changes the shape.
 
-A: parameter-free, zeros for the new channels. B: a projection where the shape changes. C: a projection everywhere.
+The letters. He et al. 2015, Sec. 4.1: A is parameter-free, zeros for the new channels; B a projection where the shape changes;
+C a projection everywhere. He et al. 2019, Fig. 2 c: D is B with an average pool before the projection, so that no pixel is
+skipped. A block that begins with an activation gives its shortcut both its input `x` and the `activated` one.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ class PaddedShortcut(nn.Module):
     norm: NormFactory
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, activated: Array | None = None) -> Array:
         x = x[:, :: self.stride, :: self.stride, :]
         new = self.features - x.shape[-1]
         if new < 0:
@@ -41,7 +43,7 @@ class ProjectedEverywhere(nn.Module):
     norm: NormFactory
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, activated: Array | None = None) -> Array:
         return self.norm(name="norm")(self.conv(self.features, 1, stride=self.stride, name="conv")(x))
 
 
@@ -49,7 +51,49 @@ class ProjectedShortcut(ProjectedEverywhere):
     """Option B: option C where the shape changes, the identity elsewhere."""
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, activated: Array | None = None) -> Array:
         if x.shape[-1] == self.features and self.stride == 1:
             return x
         return super().__call__(x)
+
+
+class PooledShortcut(nn.Module):
+    """Option D: option B with the stride in an average pool before it.
+
+    float[B, H, W, C] -> float[B, ceil(H/s), ceil(W/s), features]. A window that reaches past the edge averages the pixels it
+    has.
+    """
+
+    features: int
+    stride: int
+    conv: ConvFactory
+    norm: NormFactory
+
+    @nn.compact
+    def __call__(self, x: Array, activated: Array | None = None) -> Array:
+        if x.shape[-1] == self.features and self.stride == 1:
+            return x
+        if self.stride > 1:
+            window = (self.stride, self.stride)
+            edges = [(0, -side % self.stride) for side in x.shape[1:3]]
+            x = nn.avg_pool(x, window, window, edges, count_include_pad=False)
+        return self.norm(name="norm")(self.conv(self.features, 1, name="conv")(x))
+
+
+class ActivatedShortcut(nn.Module):
+    """Option B of a block that begins with an activation: a 1x1 convolution of the activated input, without normalisation.
+
+    float[B, H, W, C] -> float[B, H/s, W/s, features] (He et al. 2016, in the authors' code for units that increase
+    dimensions; Zagoruyko and Komodakis 2016).
+    """
+
+    features: int
+    stride: int
+    conv: ConvFactory
+    norm: NormFactory
+
+    @nn.compact
+    def __call__(self, x: Array, activated: Array) -> Array:
+        if x.shape[-1] == self.features and self.stride == 1:
+            return x
+        return self.conv(self.features, 1, stride=self.stride, name="conv")(activated)

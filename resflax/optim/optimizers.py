@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import optax
 
+from resflax.optim.layerwise import clip_adaptively, orthogonalized
 from resflax.optim.masks import DecayMask, decay_mask
 from resflax.optim.schedules import Schedule
 
@@ -40,6 +41,16 @@ def adam(
     return optax.inject_hyperparams(optax.scale_by_adam, static_args=("b1", "b2"))(b1=beta1, b2=beta2, eps=equivalent)
 
 
+def muon(momentum: float, nesterov: bool = True) -> optax.GradientTransformation:
+    """The velocity of `sgd`, made orthogonal where it is that of a hidden kernel (Jordan et al. 2024).
+
+    The rest, which stay with SGD, are the first convolution, the classifier, biases and parameters of normalisations, as in
+    airbench94_muon, which freezes its first convolution; the Muon repository gives them to AdamW. Their rate is usually another
+    one, see `scale_rest`. The speedrun's rescaling of each kernel to a fixed norm is no part of this.
+    """
+    return optax.chain(sgd(momentum, nesterov), orthogonalized())
+
+
 def make_optimizer(
     direction: optax.GradientTransformation,
     schedule: Schedule,
@@ -48,14 +59,25 @@ def make_optimizer(
     decay: Literal["coupled", "decoupled"] = "coupled",
     mask: DecayMask = "all",
     clip_norm: float | None = None,
+    clip_adaptive: float | None = None,
+    finish: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
-    """Clip the gradient, decay, take the direction, scale by the rate.
+    """Clip the gradient, decay, take the direction, scale by the rate, finish.
 
     `coupled` decay enters the gradient before the direction is taken, as the gradient of `weight_decay / 2 * |w|^2`
     would. `decoupled` decay is `rate * weight_decay * w`, past the direction (Loshchilov and Hutter 2019).
+
+    LARS (You et al. 2017, Algorithm 1) is `trust_ratio(...)` finished by `sgd(...)`: its velocity gathers what the rate has
+    scaled already, so that a change of the rate acts slowly.
     """
-    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     decayed = optax.add_decayed_weights(weight_decay, mask=functools.partial(decay_mask, which=mask))
-    before = [decayed] if weight_decay and decay == "coupled" else []
-    after = [decayed] if weight_decay and decay == "decoupled" else []
-    return optax.chain(*clip, *before, direction, *after, optax.scale_by_learning_rate(schedule))
+    parts = (
+        clip_adaptively(clip_adaptive) if clip_adaptive else None,
+        optax.clip_by_global_norm(clip_norm) if clip_norm else None,
+        decayed if weight_decay and decay == "coupled" else None,
+        direction,
+        decayed if weight_decay and decay == "decoupled" else None,
+        optax.scale_by_learning_rate(schedule),
+        finish,
+    )
+    return optax.chain(*(part for part in parts if part is not None))

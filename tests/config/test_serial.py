@@ -10,6 +10,15 @@ from resflax.config import Config, DataConfig, ModelConfig, OptimConfig, apply_o
 from resflax.config.fields import _options, accepts, all_keys
 from resflax.config.serial import changed_keys
 from resflax.errors import ConfigError
+from tests.conftest import ROOT
+
+ADDED_KEYS = {
+    f"{section.name}.{field.name}"
+    for section in dataclasses.fields(Config)
+    if dataclasses.is_dataclass(section.default_factory)
+    for field in dataclasses.fields(section.default_factory)
+    if field.metadata.get("added")
+}
 
 
 def random_config(rng):
@@ -124,3 +133,38 @@ def test_the_hash_depends_on_no_order():
     kwargs = {"width": 4, "shortcut": "B"}
     one, other = ModelConfig(kwargs=kwargs), ModelConfig(kwargs=dict(reversed(kwargs.items())))
     assert config_hash(Config(model=one)) == config_hash(Config(model=other))
+
+
+RECORDS = {path.stem: json.loads(path.read_text()) for path in sorted((ROOT / "experiments/results").glob("*.json"))}
+
+
+def test_records_keep_their_hash_when_the_schema_grows():
+    """Where this fails, a new field of `resflax.config.schema` is not marked `ADDED`, or a default was changed."""
+    assert RECORDS
+    for name, record in RECORDS.items():
+        assert config_hash(from_dict(record["config"])) == record["config_hash"], name
+
+
+def test_a_record_without_a_key_has_its_default():
+    old = to_dict(Config(total_steps=5))
+    assert {"optim.trust_coefficient", "optim.clip_adaptive", "optim.sgd_learning_rate"} <= ADDED_KEYS
+    for key in ADDED_KEYS:
+        section, name = key.split(".")
+        del old[section][name]
+    assert from_dict(old) == Config(total_steps=5)
+    assert config_hash(from_dict(old)) == config_hash(Config(total_steps=5))
+    assert changed_keys(old, to_dict(Config(total_steps=5))) == []
+    other = Config(total_steps=5, optim=OptimConfig(trust_coefficient=0.02, clip_adaptive=0.01))
+    assert changed_keys(old, to_dict(other)) == [
+        "config.optim.clip_adaptive: None -> 0.01",
+        "config.optim.trust_coefficient: 0.001 -> 0.02",
+    ]
+    assert config_hash(other) != config_hash(Config(total_steps=5))
+
+
+def test_what_is_no_section_is_a_change_too():
+    """A workdir's file may hold anything."""
+    assert changed_keys({"optim": 1, "extra": 2}, {}) == [
+        "config.extra: 2 -> None",
+        f"config.optim: 1 -> {to_dict(Config())['optim']}",
+    ]

@@ -60,11 +60,42 @@ IMPOSSIBLE = {
         ),
     ],
     "_optimizer": [
-        ("optim.nesterov=true optim.name=adam", "config.optim.nesterov needs config.optim.name=sgd, a momentum above 0"),
+        ("optim.nesterov=true optim.name=adam", "config.optim.nesterov needs config.optim.name=sgd, lars or muon, a mom"),
         ("optim.nesterov=true optim.momentum=0", "got sgd, 0.0 and 0.0; set config.optim.nesterov=false"),
         ("optim.nesterov=true optim.dampening=0.1", "got sgd, 0.9 and 0.1; set config.optim.nesterov=false"),
         ("optim.dampening=0.1 optim.name=adam", "config.optim.dampening belongs to sgd, got config.optim.name=adam; set"),
-        ("optim.name=adamw optim.weight_decay=1e-4", "config.optim.name=adamw means decoupled decay, got"),
+        ("optim.dampening=0.1 optim.name=lars", "config.optim.dampening belongs to sgd, got config.optim.name=lars; set"),
+        ("optim.nesterov=true optim.momentum=0 optim.name=muon", "got muon, 0.0 and 0.0; set config.optim.nesterov=false"),
+        (
+            "optim.trust_coefficient=0.01",
+            "config.optim.trust_coefficient belongs to lars, got config.optim.name=sgd; leave it at 0.001",
+        ),
+        ("optim.sgd_learning_rate=0.1", "config.optim.sgd_learning_rate belongs to muon, got config.optim.name=sgd; set it to"),
+    ],
+    "_decay": [
+        (
+            "optim.name=adamw optim.weight_decay=1e-4",
+            "config.optim.name=adamw means decoupled decay, got config.optim.decay=coupled; set config.optim.decay=decoupled,",
+        ),
+        (
+            "optim.name=muon optim.weight_decay=1e-4",
+            "config.optim.name=muon means decoupled decay, got config.optim.decay=coupled; set config.optim.decay=decoupled",
+        ),
+        (
+            "optim.name=lars optim.weight_decay=1e-4",
+            "config.optim.name=lars means coupled decay of kernels alone, got config.optim.decay=coupled and "
+            "config.optim.decay_mask=all; set them to coupled and kernels",
+        ),
+        (
+            "optim.name=lars optim.weight_decay=1e-4 optim.decay=decoupled optim.decay_mask=kernels",
+            "got config.optim.decay=decoupled and config.optim.decay_mask=kernels; set them to coupled and kernels",
+        ),
+    ],
+    "_clipping": [
+        (
+            "optim.clip_norm=1 optim.clip_adaptive=0.01",
+            "only one of config.optim.clip_norm and config.optim.clip_adaptive may be set, got 1.0 and 0.01; set the other",
+        ),
     ],
     "_best": [
         ("checkpoint.keep_best=1", "config.checkpoint.keep_best needs config.eval_every_steps and"),
@@ -110,6 +141,12 @@ POSSIBLE = [
     "optim.name=adamw optim.weight_decay=1e-4 optim.decay=decoupled",
     "optim.name=adamw",
     "optim.name=adam optim.weight_decay=1e-4",
+    "optim.name=lars",
+    "optim.name=lars optim.trust_coefficient=0.02 optim.nesterov=true optim.weight_decay=1e-4 optim.decay_mask=kernels",
+    "optim.name=muon optim.momentum=0",
+    "optim.name=muon optim.nesterov=true optim.sgd_learning_rate=0.5 optim.weight_decay=1e-4 optim.decay=decoupled",
+    "optim.clip_adaptive=0.01",
+    "optim.clip_adaptive=0.01 optim.name=muon",
     "checkpoint.keep_best=1 eval_every_steps=10 checkpoint.every_steps=20",
     "checkpoint.every_steps=30 eval_every_steps=20",
     "data.augment=flip,pad_crop:7 data.image_size=8",
