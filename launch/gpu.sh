@@ -2,6 +2,8 @@
 # make gpu: all that a machine with a GPU should produce, in order of worth, within BUDGET_MINUTES; run it again to go on.
 #   python -m resflax.prepare cifar10 --npz=cifar10.npz     # once, on any machine; with the extra `prepare`
 #   DATA=cifar10.npz BUDGET_MINUTES=30 make gpu
+# AT_ONCE trains so many runs of reproduce side by side (1): the networks of CIFAR do not fill a large GPU. On an H100 or the
+# like 2 to 4 are to be tried; compare the sum of the runs' images_per_second. Benchmarks always run alone.
 # BENCHMARK adds options to the benchmarks: --steps=300 on a fast machine, --steps=1 --repeats=2 on a slow one.
 # Needs JAX, Flax, Optax, Orbax, NumPy, Pillow, matplotlib and rich; neither tfds nor TensorFlow. PYTHON names the interpreter.
 # Records are left in RESULTS (runs/gpu): benchmarks/, results/ with RESULTS.md beside it.
@@ -41,7 +43,8 @@ stage() {
 }
 
 reproduce() {
-  stage "$1" "$python" -m resflax.reproduce "${@:2}" --budget_minutes=%MINUTES% --workdir="$results" --results="$results/results"
+  stage "$1" "$python" -m resflax.reproduce "${@:2}" --budget_minutes=%MINUTES% --at_once="${AT_ONCE:-1}" \
+    --workdir="$results" --results="$results/results"
 }
 
 benchmark() {

@@ -134,7 +134,7 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
             steps_per_epoch=run.steps_per_epoch,
             batch_size=config.data.batch_size,
             run_chunk=run_chunk,
-            hooks=(LogHook(config.log_every_steps, config.data.batch_size, run.schedule), scoring),
+            hooks=(LogHook(config.log_every_steps, config.data.batch_size, run.schedule, run.peak_rate), scoring),
             save=save,
             save_every_steps=config.checkpoint.every_steps,
             finish=finish,
@@ -246,9 +246,11 @@ def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any
     import jax
 
     from resflax.results.record import describe_evaluation, git_commit, versions
+    from resflax.training.utilization import model_flops_utilization
     from resflax.tree import parameter_count
 
     config = run.config
+    rate = run.total_steps * config.data.batch_size / progress.train_seconds
     return {
         "model": config.model.name,
         "parameters": parameter_count(state.params),
@@ -267,7 +269,8 @@ def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any
         "seed": config.seed,
         "train_seconds": progress.train_seconds,
         "wall_seconds": progress.wall_seconds,
-        "images_per_second": run.total_steps * config.data.batch_size / progress.train_seconds,
+        "images_per_second": rate,
+        "model_flops_utilization": model_flops_utilization(rate, run.peak_rate),
         "evaluation": describe_evaluation(config, run.metadata()),
         "loss_digest": progress.loss_digest(),
         "first_losses": progress.first_losses,

@@ -397,11 +397,19 @@ def test_the_gpu_queue_asks_for_what_there_is(machine):
         experiment, options = arguments[0], dict(one.removeprefix("--").split("=", 1) for one in arguments[1:])
         assert 0 < int(options["budget_minutes"]) <= 30
         assert options["workdir"] == "runs/gpu"
+        assert options["at_once"] == "1"
         module, _ = load_experiment(str(ROOT / experiment))
         listed = getattr(module, "ROWS", None) or module.PUBLISHED
         for row in options["rows"].split(",") if "rows" in options else listed:
             config, _ = load_config(f"{ROOT / experiment}:{row}")
             validate(apply_overrides(config, ["data.name=cifar10.npz"]))
+
+
+def test_the_gpu_queue_trains_side_by_side_where_it_is_told_to(machine, monkeypatch):
+    monkeypatch.setitem(machine.environment, "AT_ONCE", "3")
+    commands = machine.dry_run("bash", str(LAUNCH / "gpu.sh"))
+    told = [words[2].removeprefix("resflax.") for words in commands if "--at_once=3" in words]
+    assert told == ["reproduce"] * 3
 
 
 def test_the_gpu_queue_says_what_it_needs(machine):

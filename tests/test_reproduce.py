@@ -14,7 +14,7 @@ import pytest
 
 from resflax import reproduce as command
 from resflax.config import config_hash, from_dict
-from resflax.errors import ConfigError, ResflaxError
+from resflax.errors import ConfigError, ResflaxError, StorageError
 from resflax.report import report
 from tests import micro
 from tests.conftest import ROOT
@@ -103,7 +103,7 @@ def test_a_budget_stops_cleanly_and_the_next_call_goes_on(records, experiment, t
     again = {"rows": ["plain8", "resnet8"], "seeds": 2, "workdir": "again", "note": "on a test machine"}
     summary = command.reproduce(experiment, budget_minutes=0, **again)
     assert (summary["done"], len(summary["pending"])) == ([], 4)
-    summary = command.reproduce(experiment, budget_minutes=1e-4, **again)  # over before the first step is
+    summary = command.reproduce(experiment, budget_minutes=2e-3, **again)  # over before the first step is
     assert (summary["done"], len(summary["pending"])) == ([], 4)
     assert [path.name for path in (tmp_path / "again/paper/plain8-s0/checkpoints").iterdir()] == ["1"]
     assert command.reproduce(experiment, **again)["pending"] == []
@@ -122,7 +122,15 @@ def test_a_row_that_does_not_exist_is_refused_before_anything_is_trained(experim
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["paper.py", "--verify=x"], ["paper.py", "--seeds=0"], ["quickstart.py"], ["--verify=paper.py"]]
+    "arguments",
+    [
+        [],
+        ["paper.py", "--verify=x"],
+        ["paper.py", "--seeds=0"],
+        ["paper.py", "--at_once=0"],
+        ["quickstart.py"],
+        ["--verify=paper.py"],
+    ],
 )
 def test_usage_errors(arguments, experiment):
     with pytest.raises(ResflaxError) as caught:
@@ -191,6 +199,160 @@ def test_the_report_shows_every_row_beside_the_paper(records, experiment, tmp_pa
     assert "## A paper of this test\n" in text
 
 
+def test_seeds_may_begin_anywhere(runs, records, experiment, monkeypatch):
+    monkeypatch.setattr("resflax.train.train_and_evaluate", None)
+    summary = command.reproduce(experiment, rows=["plain8"], seeds=1, first_seed=1, workdir=str(runs))
+    assert summary["done"] == ["paper-plain8-s1"]
+    with pytest.raises(ConfigError, match="--first_seed must be at least 0, got -1"):
+        command.main([experiment, "--first_seed=-1"])
+
+
+# Side by side. Where the schedule is tested and not the training, the children train in no time: what a row does is its name.
+
+PRETENCE = '''"""Runs that do what their rows are called."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import resflax.train
+from resflax.config import Config, config_hash, to_dict
+from resflax.errors import DataError, Interrupted, StorageError
+from resflax.files import write_json
+from resflax.training.signals import SignalFlag
+
+ROWS = ("meets", "fails", "crashes", "killed", "stopped", "full", "waits")
+
+
+def get_config(variant):
+    return Config(total_steps=ROWS.index(variant) + 1)
+
+
+def train(config, workdir, deadline):
+    workdir = Path(workdir)
+    row = workdir.name.partition("-")[0]
+    with SignalFlag(deadline) as signals:
+        write_json(workdir / "began", {"pid": os.getpid(), "at": time.monotonic(), "lane": os.environ.get("LANE")})
+        if row == "meets":  # another one that runs at the same time
+            while len(list(workdir.parent.glob("meets-*/began"))) < 2:
+                time.sleep(0.01)
+        if row == "fails":
+            raise DataError("the loss is not finite; lower it")
+        if row == "crashes":
+            raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+        if row == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if row == "stopped":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if row == "full":
+            while not list(workdir.parent.glob("waits-*/began")):
+                time.sleep(0.01)
+            raise StorageError("cannot write there: no space left; make some")
+        while row in ("waits", "stopped"):
+            time.sleep(0.01)
+            if signals.received:
+                (workdir / "saved").touch()
+                raise Interrupted(signals.received, f"stopped by signal {signals.received}, saved")
+    return {"config": to_dict(config), "config_hash": config_hash(config), "seed": config.seed}
+
+
+if "--end_with_stdin" in sys.argv:
+    resflax.train.train_and_evaluate = train
+'''
+
+
+@pytest.fixture
+def pretence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    path = tmp_path / "pretence.py"
+    path.write_text(PRETENCE)
+    return str(path)
+
+
+def began(tmp_path):
+    """Names of runs in the order in which they began."""
+    paths = (tmp_path / "runs/pretence").glob("*/began")
+    return [path.parent.name for path in sorted(paths, key=lambda path: json.loads(path.read_text())["at"])]
+
+
+def test_two_at_once_row_by_row(pretence, tmp_path, capfd):
+    summary = command.reproduce(pretence, rows=["meets", "fails"], seeds=2, at_once=2, note="side by side")
+    assert summary["done"] == ["pretence-meets-s0", "pretence-meets-s1"]
+    assert summary["failed"] == dict.fromkeys(["pretence-fails-s0", "pretence-fails-s1"], "the loss is not finite; lower it")
+    assert {*began(tmp_path)[:2]} == {"meets-s0", "meets-s1"}
+    records = read(tmp_path / "runs/pretence/results")
+    assert [(one["row"], one["seed"], one["note"]) for one in records.values()] == [
+        ("meets", 0, "side by side"),
+        ("meets", 1, "side by side"),
+    ]
+    assert "pretence-fails-s1: resflax: pretence-fails-s1: the loss is not finite; lower it" in capfd.readouterr().err
+    before = began(tmp_path)
+    again = command.reproduce(pretence, rows=["meets"], seeds=2, at_once=2)
+    assert again["done"] == summary["done"]
+    assert began(tmp_path) == before  # nothing is begun again
+
+
+def test_a_process_that_dies_is_reported_and_the_others_go_on(pretence, tmp_path, capfd):
+    rows = ["killed", "crashes", "stopped", "meets"]
+    code = command.main([pretence, f"--rows={','.join(rows)}", "--seeds=2", "--at_once=3"])
+    assert code == 65
+    output, errors = capfd.readouterr()
+    summary = json.loads(output.splitlines()[-1])
+    assert summary["done"] == ["pretence-meets-s0", "pretence-meets-s1"]
+    assert summary["pending"] == ["pretence-stopped-s0", "pretence-stopped-s1"]
+    crashed = "its process ended with 1: RuntimeError: RESOURCE_EXHAUSTED: out of memory; run again to go on"
+    killed = "its process was killed by signal 9; run again to go on"
+    assert summary["failed"] == {
+        **dict.fromkeys(["pretence-killed-s0", "pretence-killed-s1"], killed),
+        **dict.fromkeys(["pretence-crashes-s0", "pretence-crashes-s1"], crashed),
+    }
+    assert f"resflax: pretence-killed-s1: {killed}" in errors.splitlines()
+
+
+def test_what_would_end_one_ends_all(pretence, tmp_path):
+    with pytest.raises(StorageError, match="pretence-full-s0: cannot write there: no space left; make some"):
+        command.reproduce(pretence, rows=["full", "waits"], seeds=1, at_once=2)
+    assert (tmp_path / "runs/pretence/waits-s0/saved").exists()
+
+
+def test_the_budget_ends_all(pretence, tmp_path):
+    summary = command.reproduce(pretence, rows=["waits"], seeds=3, at_once=2, budget_minutes=2 / 60)
+    assert summary["pending"] == [f"pretence-waits-s{seed}" for seed in range(3)]
+    assert summary["failed"] == {}
+    assert "waits-s2" not in began(tmp_path)
+    for name in began(tmp_path):
+        assert (tmp_path / "runs/pretence" / name / "saved").exists(), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_all_after_saving(pretence, number, one_device_environment, tmp_path):
+    line = [sys.executable, "-m", "resflax.reproduce", pretence, "--rows=waits", "--seeds=3", "--at_once=2"]
+    process = subprocess.Popen(line, env=one_device_environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while len(began(tmp_path)) < 2:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert errors.splitlines()[-1] == f"resflax: stopped by signal {int(number)} with 2 runs under way; run again to go on"
+    assert {*began(tmp_path)} == {"waits-s0", "waits-s1"}
+    for name in began(tmp_path):
+        assert (tmp_path / "runs/pretence" / name / "saved").exists(), name
+
+
+def test_side_by_side_the_records_are_the_same(records, experiment, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.chdir(tmp_path)
+    note = "on a test machine"
+    summary = command.reproduce(experiment, rows=["plain8"], seeds=2, at_once=2, note=note)
+    assert summary["done"] == ["paper-plain8-s0", "paper-plain8-s1"]
+    expected = {name: record for name, record in read(records).items() if "plain8" in name}
+    assert read(tmp_path / "runs/paper/results") == expected
+
+
 @pytest.mark.long
 def test_killed_again_and_again_it_ends_in_the_same_records(records, experiment, one_device_environment, tmp_path):
     rng = random.Random(0)
@@ -212,3 +374,26 @@ def test_killed_again_and_again_it_ends_in_the_same_records(records, experiment,
     assert kills >= 3
     assert read(tmp_path / "killed/paper/results") == read(records)
     assert len(list((tmp_path / "killed/paper/results").iterdir())) == 4  # no leftovers either
+
+
+@pytest.mark.long
+def test_killed_side_by_side_it_ends_in_the_same_records(records, experiment, one_device_environment, tmp_path):
+    rng = random.Random(0)
+    arguments = ["--rows=plain8,resnet8", "--seeds=2", "--workdir=killed", "--note=on a test machine", "--at_once=2"]
+    line = [sys.executable, "-m", "resflax.reproduce", experiment, *arguments]
+
+    def start():
+        return subprocess.Popen(line, env=one_device_environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+
+    for place in ("plain8-s1/config.json", "plain8-s0/metrics.jsonl", "plain8-s1/result.json", "resnet8-s0/metrics.jsonl"):
+        process = start()
+        while not (tmp_path / "killed/paper" / place).exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()  # and the next one starts at once: nobody may still be at work
+        process.wait()
+    process = start()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert read(tmp_path / "killed/paper/results") == read(records)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,8 +34,9 @@ from resflax.config import Config, config_hash, to_dict
 from resflax.data.arrays import ImageArrays
 from resflax.data.pipeline import Pipeline, ResidentPipeline
 from resflax.errors import ConfigError
+from resflax.models.profile import profile
 from resflax.prng import stream_key
-from resflax.training import chunk, sharding
+from resflax.training import chunk, sharding, utilization
 from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_stats
 from resflax.training.losses import cross_entropy
 from resflax.training.metrics import zero_sums
@@ -69,6 +71,20 @@ class Run:
     def image_shape(self) -> tuple[int, ...]:
         """Height, width and channels as the network sees them."""
         return (*self.train.preprocessing.image_size, self.reading["source_shape"][-1])
+
+    @functools.cached_property
+    def peak_rate(self) -> float | None:
+        """Images a second that the devices' arithmetic peak allows, see `resflax.training.utilization`; None: not known."""
+        peak = utilization.peak_operations(self.mesh.devices.flat[0].device_kind, self.config.precision.compute)
+        if peak is None:
+            return None
+        model = self.config.model
+        if "repeat" in model.kwargs:  # what is repeated in a loop is traced once
+            model = dataclasses.replace(model, kwargs={**model.kwargs, "repeat": "loop"})
+        unrolled = make_model(dataclasses.replace(self.config, model=model), len(self.class_names))
+        height, width, channels = self.image_shape
+        multiply_adds = sum(layer.multiply_adds for layer in profile(unrolled, (height, width, channels)))
+        return self.mesh.size * peak / utilization.training_operations(multiply_adds)
 
     def initial_state(self) -> TrainState:
         """On the devices."""

@@ -9,20 +9,27 @@ from resflax.optim.schedules import Schedule
 from resflax.training.evaluation import Evaluation
 from resflax.training.progress import Progress
 from resflax.training.state import TrainState
+from resflax.training.utilization import model_flops_utilization
 
 
 @dataclass
 class LogHook:
-    """The means since the last line, and the learning rate of the last step."""
+    """The means since the last line, the share of the devices' peak, and the learning rate of the last step."""
 
     every_steps: int
     batch_size: int
     schedule: Schedule
+    peak_rate: float | None = None  # images a second; None: not known, and then there is no share
 
     def __call__(self, step: int, state: TrainState, progress: Progress) -> dict[str, float]:
         """See `resflax.training.loop.Hook`."""
         scalars = progress.take_window(self.batch_size)
-        return {**scalars, "learning_rate": float(self.schedule(step - 1))} if scalars else {}
+        if not scalars:
+            return {}
+        share = model_flops_utilization(scalars["images_per_second"], self.peak_rate)
+        if share is not None:
+            scalars["model_flops_utilization"] = share
+        return {**scalars, "learning_rate": float(self.schedule(step - 1))}
 
 
 @dataclass
