@@ -1,7 +1,7 @@
 """resflax: convolutional and residual image classifiers in JAX and Flax (linen).
 
-`create_model`, `list_models` and `load` are resolved on first use, so that `import resflax` costs nothing and
-`python -m resflax.train` can refuse a bad configuration before JAX is imported.
+The names below are resolved on first use, so that `import resflax` costs nothing and `python -m resflax.train` can refuse a
+bad configuration before JAX is imported.
 """
 
 from __future__ import annotations
@@ -12,18 +12,24 @@ from resflax.version import __version__
 
 if TYPE_CHECKING:
     from resflax.build import load
+    from resflax.models.heads import reset_head
+    from resflax.models.intermediates import intermediates
     from resflax.models.zoo import create_model, list_models
 
-__all__ = ["__version__", "create_model", "list_models", "load"]
+__all__ = ["__version__", "create_model", "intermediates", "list_models", "load", "reset_head"]
+
+_PLACES = {
+    "create_model": "resflax.models.zoo",
+    "intermediates": "resflax.models.intermediates",
+    "list_models": "resflax.models.zoo",
+    "load": "resflax.build",
+    "reset_head": "resflax.models.heads",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("create_model", "list_models"):
-        from resflax.models import zoo
+    if name in _PLACES:
+        import importlib
 
-        return getattr(zoo, name)
-    if name == "load":
-        from resflax.build import load
-
-        return load
+        return getattr(importlib.import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'resflax' has no attribute {name!r}")

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
-from resflax.bench.outcome import figures, outcome
-from resflax.bench.peers import PACKAGES, PEERS, check_peers, default_peers, make_peer
+from resflax.bench.outcome import figures, outcome, ratio
+from resflax.bench.peers import LAYOUTS, PACKAGES, PEERS, check_layout, check_peers, default_peers, form_of, make_peer
+from resflax.bench.process import in_new_process
 from resflax.bench.timing import interleave, measure
-from resflax.bench.workload import LEARNING_RATE, MOMENTUM, PRECISIONS, WEIGHT_DECAY, Contender, Program, Workload
+from resflax.bench.workload import PRECISIONS, Contender, Workload
 from resflax.cli import Parser, prepare_jax, run
-from resflax.config import Config, DataConfig, ModelConfig, OptimConfig, PrecisionConfig, validate
-from resflax.errors import DataError, ResflaxError
+from resflax.errors import DataError
 from resflax.models.zoo import check_model, model_options
-
-if TYPE_CHECKING:
-    from resflax.build import Run
 
 MODEL = "cifar_resnet20"
 WORK = {
@@ -40,13 +37,15 @@ def main(argv: Sequence[str]) -> int:
     parsed = _parser().parse_args(argv)
     if parsed.task == "gradients":
         return check_gradients(parsed.output)
-    absent = {"model": MODEL, "precision": PRECISIONS[0], "steps": 1, "against": ""}  # a task's parser knows only what it uses
+    absent = {"model": MODEL, "precision": PRECISIONS[0], "steps": 1, "repeat": None}  # a task's parser knows only what it uses
     arguments = argparse.Namespace(**{**absent, **vars(parsed)})
-    workload = Workload(arguments.model, arguments.batch_size, arguments.precision)
+    workload = Workload(arguments.model, arguments.batch_size, arguments.precision, arguments.repeat)
     check_model(workload.model)
+    if workload.repeat is not None:
+        check_layout(workload.model, workload.repeat)
     against = _names(arguments.against, default_peers(arguments.task, workload.model))
     check_peers(arguments.task, against, workload.model)
-    if any(PACKAGES[name] == "torch" for name in against):
+    if any(PACKAGES.get(name) == "torch" for name in against):
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves PyTorch its part of a GPU's memory
     _without_cache()
     result = benchmark(arguments.task, workload, against, arguments.steps, arguments.repeats)
@@ -60,18 +59,25 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     """A subcommand a task, each with the options that it has a use for."""
-    every, network, timed = (Parser(add_help=False) for _ in range(3))
+    every, network, timed, trained = (Parser(add_help=False) for _ in range(4))
     every.add_argument("--batch_size", type=_count, default=128, metavar="N", help="default: 128")
     every.add_argument("--repeats", type=_count, default=5, metavar="N", help="that are timed (default: 5)")
     every.add_argument("--output", metavar="FILE", help="also write the result there")
     network.add_argument("--model", default=MODEL, metavar="NAME", help=f"default: {MODEL}")
     network.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0], help="of activations (default: float32)")
     timed.add_argument("--steps", type=_count, default=20, metavar="N", help="of a repeat (default: 20)")
-    timed.add_argument("--against", metavar="A,B", help="peers, or nothing; default: the first of the list below")
+    every.add_argument("--against", metavar="A,B", help="peers, or nothing; default: the first of the list below, if a name")
+    layouts = ", ".join(LAYOUTS)
+    trained.add_argument("--repeat", choices=LAYOUTS, metavar="LAYOUT", help=f"how equal blocks run: {layouts}")
     parser = Parser(prog="python -m resflax.benchmark", description=__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    both = (every, network, timed)
-    for task, parents in {"train": both, "infer": both, "compile": (every, network), "input": (every, timed)}.items():
+    options = {
+        "train": (every, network, timed, trained),
+        "infer": (every, network, timed),
+        "compile": (every, network, trained),
+        "input": (every, timed),
+    }
+    for task, parents in options.items():
         peers = f"Peers: {', '.join(PEERS[task])}" if PEERS[task] else None
         tasks.add_parser(task, parents=parents, help=WORK[task], description=WORK[task], epilog=peers)
     gradients = tasks.add_parser("gradients", help=GRADIENTS, description=GRADIENTS)
@@ -137,7 +143,7 @@ def benchmark(task: str, workload: Workload, against: Sequence[str] = (), steps:
         "steps": steps,
         "repeats": repeats,
         "load_before": load,
-        **_machine([PACKAGES[name] for name in against]),
+        **_machine([PACKAGES[name] for name in against if name in PACKAGES]),
     }
 
 
@@ -161,9 +167,16 @@ def _machine(packages: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(workload: Workload, against: Sequence[str], steps: int, repeats: int) -> list[Measurement]:
-    with TemporaryDirectory() as folder:
-        ours = our_training(build_run(workload, Path(folder), steps * (repeats + 1) + 1))
-    contenders = [ours, *(make_peer(name, "train", workload) for name in against)]
+    from resflax.build.measure import build_run, our_training
+
+    def ours(workload: Workload, name: str = "resflax") -> Contender:
+        with TemporaryDirectory() as folder:
+            return our_training(build_run(workload, Path(folder), steps * (repeats + 1) + 1), name)
+
+    contenders = [ours(workload)]
+    for name in against:
+        form = dataclasses.replace(workload, repeat=cast(Any, name))
+        contenders.append(ours(form, name) if name in LAYOUTS else make_peer(name, "train", workload))
     return [_measured(contenders, workload.batch_size, steps, repeats)]
 
 
@@ -172,21 +185,35 @@ def _infer(workload: Workload, against: Sequence[str], steps: int, repeats: int)
 
     found = []
     for size in sorted({1, workload.batch_size}):
-        sized = Workload(workload.model, size, workload.precision)
+        sized = dataclasses.replace(workload, batch_size=size)
         contenders = [our_inference(sized), *(make_peer(name, "infer", sized) for name in against)]
         found.append(_measured(contenders, size, steps, repeats))
     return found
 
 
 def _compile(workload: Workload, against: Sequence[str], steps: int, repeats: int) -> list[Measurement]:
-    repeated = ("loop", "scan") if "repeat" in model_options(workload.model) else (None,)
-    samples = {form or "loop": functools.partial(in_new_process, compile_once, workload, form) for form in repeated}
+    from resflax.build.measure import compile_once
+
+    layouts: tuple[Any, ...] = ("loop", "scan") if "repeat" in model_options(workload.model) else (None,)
+    forms = {
+        layout or "loop": (workload.model, layout) for layout in (layouts if workload.repeat is None else (workload.repeat,))
+    }
+    forms |= {name: form_of(name) for name in against}
+    samples = {
+        name: functools.partial(
+            in_new_process, _without_cache, compile_once, dataclasses.replace(workload, model=model, repeat=layout)
+        )
+        for name, (model, layout) in forms.items()
+    }
     timed = interleave(samples, repeats, warm_up=0)
     rows: dict[str, dict[str, Any]] = {}
     for name, times in timed.items():
         rows[name] = {}
         for part in times[0]:
             rows[name] |= figures(part, [one[part] for one in times])
+        if name in against:  # how often as long as the first form
+            totals = [[one["compile_seconds"] for one in sample] for sample in (timed[next(iter(timed))], times)]
+            rows[name] |= ratio(*totals)
     return [{"batch_size": workload.batch_size, "contenders": rows}]
 
 
@@ -206,90 +233,6 @@ _TASKS: dict[str, Callable[..., list[Measurement]]] = {"train": _train, "infer":
 def _measured(contenders: Sequence[Contender], batch_size: int, steps: int, repeats: int) -> Measurement:
     timings = measure(contenders, steps, repeats)
     return {"batch_size": batch_size, "contenders": outcome(contenders, timings, batch_size)}
-
-
-# What needs a configuration stands here: `resflax.bench` may not see `resflax.build`.
-
-
-def build_run(workload: Workload, folder: Path, total_steps: int, **model: Any) -> Run:
-    """A run of resflax on one device whose synthetic data set is written to `folder`; `model`: the builder's arguments."""
-    import jax
-
-    from resflax.build import build
-
-    path = workload.write(folder / "synthetic.npz")
-    config = Config(
-        total_steps=total_steps,
-        data=DataConfig(str(path), batch_size=workload.batch_size, eval_batch_size=workload.batch_size, input="resident"),
-        model=ModelConfig(workload.model, model),
-        optim=OptimConfig(learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY),
-        precision=PrecisionConfig(workload.precision),
-    )
-    return build(validate(config), jax.devices()[:1])
-
-
-def our_training(run: Run) -> Contender:
-    """The chunks in which `python -m resflax.train` runs its steps."""
-    import jax
-
-    from resflax.tree import parameter_count
-
-    initial = run.initial_state()
-
-    def make() -> Program:
-        state, position = initial, 0
-        parameters, chunk = parameter_count(state.params), run.compile_chunk(state)
-
-        def advance(steps: int) -> float:
-            nonlocal state, position
-            end = position + steps
-            while position < end:
-                stop = min(end, position + chunk.max_steps)
-                state, reports = chunk(state, position, stop)
-                position = stop
-            jax.block_until_ready(state)
-            return float(reports.loss[-1])
-
-        return Program(advance, parameters)
-
-    differs = "gathers and normalises resident uint8 images; loss, accuracy, gradient norm and a check for NaN every step"
-    return Contender("resflax", make, differs)
-
-
-def compile_once(workload: Workload, repeat: str | None) -> dict[str, float]:
-    """Seconds to trace, lower and compile one training step, and for all three; cold in a new process alone."""
-    import jax
-
-    from resflax.training import sharding
-
-    with TemporaryDirectory() as folder:
-        run = build_run(workload, Path(folder), 1, **({"repeat": repeat} if repeat else {}))
-    batch = sharding.put_rows(run.train.training_batches()(0), sharding.batch_sharded(run.mesh))
-    arguments = (run.abstract_state(), batch, run.resident(run.train))
-    jitted = jax.jit(run.train_step(), donate_argnums=0, out_shardings=sharding.replicated(run.mesh))
-    times = [time.perf_counter()]
-    traced = jitted.trace(*arguments)
-    times.append(time.perf_counter())
-    lowered = traced.lower()
-    times.append(time.perf_counter())
-    lowered.compile()
-    times.append(time.perf_counter())
-    names = ("trace_seconds", "lower_seconds", "backend_seconds")
-    parts = {name: after - before for name, before, after in zip(names, times, times[1:], strict=False)}
-    return {**parts, "compile_seconds": times[-1] - times[0]}
-
-
-def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls a function of a module where nothing was traced or compiled before, nor is found on disk."""
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _without_cache) as pool:
-        try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool as error:
-            raise ResflaxError("the process that compiles must finish, but it was killed; free memory or take less") from error
 
 
 def _without_cache() -> None:

@@ -6,6 +6,8 @@ import shlex
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from resflax.config import Config
@@ -42,7 +44,9 @@ def commands(text):
     return [line for skip, block in blocks if not skip for line in block.splitlines() if line.startswith("python -m")]
 
 
-@pytest.mark.parametrize("document", ["README.md", pytest.param("docs/reproducing.md", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "document", ["README.md", "docs/models.md", pytest.param("docs/reproducing.md", marks=pytest.mark.long)]
+)
 def test_commands_work(document, tmp_path, one_device_environment):
     shown = commands((ROOT / document).read_text())
     assert len(shown) >= 2
@@ -58,11 +62,24 @@ def test_commands_work(document, tmp_path, one_device_environment):
         assert done.returncode == 0, f"{line}\n{done.stderr}"
 
 
-def test_readme_python_works():
-    (block,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def run_python(text):
+    """What the Python blocks of a document, one after another, leave behind."""
     scope = {}
-    exec(block, scope)  # noqa: S102
-    assert scope["logits"].shape == (8, 10)
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, scope)  # noqa: S102
+    return scope
+
+
+def test_readme_python_works():
+    assert run_python(README)["logits"].shape == (8, 10)
+
+
+def test_python_about_models_works():
+    scope = run_python((ROOT / "docs/models.md").read_text())
+    assert scope["features"].shape == (2, 2048)
+    assert set(scope["found"]) == {"stage3", "stage2/block4/conv1", "pre_logits"}
+    images = jnp.zeros((1, 64, 64, 3))
+    assert jax.eval_shape(lambda: scope["net"].init_with_output(jax.random.key(0), images)[0]).shape == (1, 10)
 
 
 @pytest.mark.parametrize("name", re.findall(r"`((?:resflax|experiments|tests|docs)/[\w/.]*)`", README))

@@ -15,6 +15,12 @@ def figures(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: found.median, f"{name}_lowest": found.lowest, f"{name}_highest": found.highest}
 
 
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """`ratios` of seconds, as `figures` has them."""
+    found = ratios(ours, theirs)
+    return {"ratio": found.median, "ratio_lowest": found.lowest, "ratio_highest": found.highest}
+
+
 def outcome(contenders: Sequence[Contender], timings: Mapping[str, Timing], batch_size: int) -> dict[str, dict[str, Any]]:
     """A row a contender.
 
@@ -30,10 +36,10 @@ def outcome(contenders: Sequence[Contender], timings: Mapping[str, Timing], batc
             **figures("step_seconds", timing.step_seconds),
             "compile_seconds": timing.compile_seconds,
             "parameters": one.program.parameters,
+            **({} if one.program.temporary_bytes is None else {"temporary_bytes": one.program.temporary_bytes}),
             "last_value": one.last_value,
             "differs": one.differs,
         }
         if one is not contenders[0]:
-            found = ratios(ours, timing.step_seconds)
-            rows[one.name] |= {"ratio": found.median, "ratio_lowest": found.lowest, "ratio_highest": found.highest}
+            rows[one.name] |= ratio(ours, timing.step_seconds)
     return rows

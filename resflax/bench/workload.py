@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from resflax.errors import DataError
+from resflax.models.builders import Repeat
 from resflax.models.zoo import MODELS
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Workload:
     model: str  # a name of `resflax.models.zoo`
     batch_size: int
     precision: Precision = "float32"
+    repeat: Repeat | None = None  # how its equal blocks run, see `resflax.nn.repeat`; None: the network's default
 
     @property
     def depth(self) -> int:
@@ -92,6 +94,7 @@ class Program:
 
     advance: Callable[[int], float]
     parameters: int = 0  # that are trained
+    temporary_bytes: int | None = None  # that a step needs beside its arguments and results, as XLA plans it
 
 
 @dataclass

@@ -27,6 +27,7 @@ class RunChunk(Protocol):
     """`(state, start, stop) -> (state, metrics of each step)`; stops early at a step that is not finite."""
 
     max_steps: int
+    compiled: jax.stages.Compiled
 
     def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]: ...
 
@@ -38,7 +39,7 @@ class StepwiseChunk:
     While the device works on a step the next batch is made and put beside it, also that of the next chunk.
     """
 
-    step: Callable[[TrainState, Batch, Batch], tuple[TrainState, StepMetrics]]  # compiled
+    compiled: jax.stages.Compiled  # a `TrainStep`
     host_batch: HostBatch
     resident: Batch
     put: Callable[[Any], Any]
@@ -51,7 +52,7 @@ class StepwiseChunk:
         reports = []
         for step in range(start, stop):
             batch = self._ready.pop(step, None)
-            state, report = self.step(state, self.put(self.host_batch(step)) if batch is None else batch, self.resident)
+            state, report = self.compiled(state, self.put(self.host_batch(step)) if batch is None else batch, self.resident)
             reports.append(report)
         self._ready.clear()
         if stop < self.total_steps:
@@ -64,7 +65,7 @@ class StepwiseChunk:
 class FusedChunk:
     """One dispatch a chunk."""
 
-    loop: Callable[[TrainState, Batch, Array, Batch], tuple[TrainState, StepMetrics]]  # compiled `fuse(...)`
+    compiled: jax.stages.Compiled  # `fuse(...)`
     host_batch: HostBatch
     resident: Batch
     put: Callable[[Any], Any]  # of batches [max_steps, B], split along the second axis
@@ -73,7 +74,7 @@ class FusedChunk:
     def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]:
         """See `RunChunk`."""
         batches = stack_batches(self.host_batch, start, stop, self.max_steps)
-        state, reports = self.loop(state, self.put(batches), jnp.int32(stop - start), self.resident)
+        state, reports = self.compiled(state, self.put(batches), jnp.int32(stop - start), self.resident)
         return state, _until_bad(jax.tree.map(lambda x: np.asarray(x)[: stop - start], reports))
 
 

@@ -1,5 +1,6 @@
 """The benchmark command on tiny networks: what it prints, what it refuses. No test looks at how long anything took."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,8 +11,10 @@ import pytest
 from resflax import benchmark as command_module
 from resflax.bench import forward, image_files
 from resflax.bench.peers import make_peer, require
+from resflax.bench.process import in_new_process
 from resflax.bench.workload import Contender, Program, Workload
-from resflax.benchmark import benchmark, build_run, compile_once, in_new_process, main, our_training
+from resflax.benchmark import _without_cache, benchmark, main
+from resflax.build.measure import build_run, compile_once, our_training
 from resflax.errors import ConfigError, ResflaxError
 
 TINY = Workload("cifar_resnet8", 4)
@@ -46,7 +49,7 @@ def check(result, task):
 def check_rows(contenders, peers):
     assert list(contenders) == ["resflax", *peers]
     for name, row in contenders.items():
-        assert row.keys() == (ROW if name == "resflax" else ROW | RATIO)
+        assert row.keys() - {"temporary_bytes"} == (ROW if name == "resflax" else ROW | RATIO)
         assert 0 < row["step_seconds_lowest"] <= row["step_seconds"] <= row["step_seconds_highest"]
 
 
@@ -88,31 +91,43 @@ def test_input(monkeypatch):
 def test_compile(monkeypatch):
     calls = []
 
-    def here(function, workload, repeat):
-        calls.append((function, workload, repeat))
+    def here(initialize, function, workload):
+        assert (initialize, function) == (_without_cache, compile_once)
+        calls.append((workload.model, workload.repeat))
         return {"trace_seconds": 1.0, "lower_seconds": 2.0, "backend_seconds": 3.0, "compile_seconds": 6.0 + len(calls)}
 
     monkeypatch.setattr(command_module, "in_new_process", here)
-    result = benchmark("compile", TINY, repeats=2)
+    result = benchmark("compile", TINY, ["cifar_resnet14:scan"], repeats=2)
     (measurement,) = check(result, "compile")
-    assert calls == [(compile_once, TINY, "loop"), (compile_once, TINY, "scan")] * 2
-    assert list(measurement["contenders"]) == ["loop", "scan"]
-    assert result["compile_seconds"] == measurement["contenders"]["loop"]["compile_seconds"] == 8.0
-    assert measurement["contenders"]["scan"]["compile_seconds_highest"] == 10.0
+    assert calls == [("cifar_resnet8", "loop"), ("cifar_resnet8", "scan"), ("cifar_resnet14", "scan")] * 2
+    assert list(measurement["contenders"]) == ["loop", "scan", "cifar_resnet14:scan"]
+    assert result["compile_seconds"] == measurement["contenders"]["loop"]["compile_seconds"] == 8.5
+    assert measurement["contenders"]["scan"]["compile_seconds_highest"] == 11.0
+    assert measurement["contenders"]["cifar_resnet14:scan"]["ratio"] == pytest.approx((9 / 7 + 12 / 10) / 2)
 
 
 def test_a_network_without_repetition_is_compiled_in_its_one_form(monkeypatch):
-    monkeypatch.setattr(command_module, "in_new_process", lambda function, workload, repeat: {"compile_seconds": 1.0})
+    monkeypatch.setattr(command_module, "in_new_process", lambda *_: {"compile_seconds": 1.0})
     (measurement,) = benchmark("compile", Workload("tutorial_cnn", 4), repeats=1)["measurements"]
     assert list(measurement["contenders"]) == ["loop"]
 
 
 @pytest.mark.parametrize("repeat", ["loop", "scan"])
 def test_compile_once_adds_up(repeat):
-    parts = compile_once(TINY, repeat)
+    parts = compile_once(dataclasses.replace(TINY, repeat=repeat))
     assert set(parts) == {"trace_seconds", "lower_seconds", "backend_seconds", "compile_seconds"}
     assert min(parts.values()) > 0
     assert parts["compile_seconds"] == pytest.approx(sum(parts.values()) / 2)
+
+
+def test_layouts_are_peers_of_each_other():
+    """Our network beside itself in a loop: the same parameters and, from the same start, nearly the same loss."""
+    result = benchmark("train", Workload("cifar_resnet14", 2), ["scan_remat"], steps=1, repeats=1)
+    (measurement,) = check(result, "train")
+    rows = list(measurement["contenders"].values())
+    assert [*measurement["contenders"]] == ["resflax", "scan_remat"]
+    assert rows[0]["parameters"] == rows[1]["parameters"]
+    assert rows[0]["temporary_bytes"] > 0 < rows[1]["temporary_bytes"]
 
 
 def test_our_steps_are_those_of_a_run(tmp_path):
@@ -131,9 +146,15 @@ def test_our_steps_are_those_of_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ("train --model=tutorial_cnn --repeat=scan", "blocks of tutorial_cnn are not equal and cannot run as scan"),
+        ("compile --against=cifar_resnet20", "must hold MODEL:LAYOUT with compile"),
+        ("compile --against=resnet20:scan", "there is no model 'resnet20'; did you mean cifar_resnet20"),
         ("", "the following arguments are required: TASK; see python -m resflax.benchmark --help"),
         ("trian", "argument TASK: invalid choice: 'trian'"),
-        ("train --against=pytorch", "--against must hold only linen, torch, torch-compile, keras with train, got 'pytorch'; "),
+        (
+            "train --against=pytorch",
+            "linen, torch, torch-compile, keras, loop, scan, scan_remat with train, got 'pytorch'; ",
+        ),
         ("train --against=linen,pillow", "got 'pillow'; did you mean "),
         ("input --against=torch", "--against must hold only pillow with input, got 'torch'; did you mean pillow?"),
         ("train --model=resnet50 --against=linen", "--against=linen needs a --model=cifar_resnet<depth>, got resnet50; "),
@@ -142,7 +163,6 @@ def test_our_steps_are_those_of_a_run(tmp_path):
         ("train --steps=1.5", "argument --steps: must be a whole number at least 1, got '1.5'"),
         ("train --precision=float16", "argument --precision: invalid choice: 'float16'"),
         ("train --model=cifar_resnet21", "must be 6n+2 (8, 14, 20, ...), got 21; use cifar_resnet20"),
-        ("compile --against=linen", "unrecognized arguments: --against=linen"),
         ("compile --steps=3", "unrecognized arguments: --steps=3"),
         ("input --model=cifar_resnet20", "unrecognized arguments: --model=cifar_resnet20"),
     ],
@@ -212,4 +232,4 @@ def test_the_compile_command_starts_a_process_a_sample(command):
 @pytest.mark.long
 def test_a_killed_process_is_told_in_a_sentence():
     with pytest.raises(ResflaxError, match="the process that compiles must finish, but it was killed; "):
-        in_new_process(os._exit, 9)
+        in_new_process(_without_cache, os._exit, 9)

@@ -89,7 +89,7 @@ def test_global_batches_hold_the_same_ids():
 
 def collectives(group, **options):
     run = build(dataclasses.replace(variant(group), **options), jax.devices())
-    text = run.compile_chunk(run.initial_state()).step.as_text()
+    text = run.compile_chunk(run.initial_state()).compiled.as_text()
     return re.findall(r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
 
 

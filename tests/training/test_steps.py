@@ -47,7 +47,7 @@ def test_seeds_differ_in_their_numbers_and_share_one_program(path):
         run = build_on_one_device(micro.config(path, seed=seed))
         state = run.initial_state()
         chunk = run.compile_chunk(state)
-        programs.append(chunk.step.as_text())
+        programs.append(chunk.compiled.as_text())
         losses.append(float(chunk(state, 0, 1)[1].loss[0]))
     assert programs[0] == programs[1]
     assert losses[0] != losses[1]
