@@ -12,11 +12,12 @@ test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not parity" $(PYTEST_ARGS)
 
 test-long: .venv/installed-long
-	$(BIN)/python -m pytest -n 2 -m long $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 -m "long and not parity" $(PYTEST_ARGS)
 
 # PyTorch is pinned to a version that has a small CPU build for this purpose.
+# With PYTEST_ARGS="-m parity" also those that take minutes.
 test-parity: .venv/installed-parity
-	$(BIN)/python -m pytest -m parity $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "parity and not long" $(PYTEST_ARGS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -45,7 +46,8 @@ gpu:
 	@touch $@
 
 .venv/installed-parity: .venv/installed-test
-	$(PIP) install keras torch==2.13.0
+	$(PIP) install --editable '.[onnx]' keras torch==2.13.0
+	$(PIP) install --no-deps timm==1.0.31 pytorchcv==0.0.74  # without torchvision, which asks for another torch
 	@touch $@
 
 clean:

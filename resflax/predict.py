@@ -18,15 +18,19 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns the exit code: 3 when some of the images could not be used."""
     parser = Parser(prog="python -m resflax.predict", description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders, or patterns in quotes")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
-    parser.add_argument("--step", type=int, metavar="N", help="default: the newest intact checkpoint")
+    of = parser.add_mutually_exclusive_group(required=True)
+    of.add_argument("--workdir", metavar="DIR", help="of a training run")
+    of.add_argument("--checkpoint", metavar="FILE", help="a weight file, or hf:ORGANISATION/REPOSITORY on the Hugging Face hub")
+    parser.add_argument("--step", type=int, metavar="N", help="of a workdir; default: the newest intact checkpoint")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="classes shown an image (default: 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
     arguments = parser.parse_args(argv)
     if arguments.top < 1:
         parser.error(f"--top must be at least 1, got {arguments.top}")
     failed = 0
-    for row in predict(arguments.workdir, arguments.paths, arguments.top, arguments.step):
+    if arguments.step is not None and arguments.checkpoint:
+        parser.error("--step needs --workdir, a weight file has one step")
+    for row in predict(arguments.workdir, arguments.paths, arguments.top, arguments.step, arguments.checkpoint):
         failed += "error" in row
         if arguments.json:
             print(json.dumps(row), flush=True)
@@ -38,22 +42,27 @@ def main(argv: Sequence[str]) -> int:
     return InputError.exit_code if failed else 0
 
 
-def predict(workdir: str, paths: Sequence[str], top: int = 5, step: int | None = None) -> Iterator[dict[str, Any]]:
+def predict(
+    workdir: str | None, paths: Sequence[str], top: int = 5, step: int | None = None, checkpoint: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Yields a row an image, in order.
 
     Args:
-      workdir: of a training run.
+      workdir: of a training run; None: `checkpoint` is used.
       paths: files, folders (searched through for .jpg, .png, .webp) and shell patterns.
       top: how many classes, most probable first.
-      step: of the checkpoint; None: the newest that is intact.
+      step: of a workdir's checkpoint; None: the newest that is intact.
+      checkpoint: a weight file, or `hf:organisation/repository` on the Hugging Face hub.
 
     Yields:
       `{"path", "predictions": [{"class", "probability"}, ...]}`, or `{"path", "error"}` for a file that is no readable
       image; probabilities are the softmax of the logits.
 
     Raises:
+      ConfigError: the network has no classes to tell apart.
       InputError: a folder or pattern holds no image.
-      StorageError: there is no such checkpoint, or it is damaged.
+      StorageError: there is no such checkpoint or file, or it is damaged.
+      DataError: the file holds something else than the weights of a network.
     """
     from resflax.data.decode import find_images
 
@@ -61,13 +70,14 @@ def predict(workdir: str, paths: Sequence[str], top: int = 5, step: int | None =
     prepare_jax()
     import numpy as np
 
-    from resflax.build import find_checkpoint, make_probabilities, make_reader, restore_variables
+    from resflax.build import open_run, open_weights
 
-    saved = find_checkpoint(workdir, step, lambda text: print(text, file=sys.stderr))
-    config, model, variables = restore_variables(saved)
-    names = saved.metadata["class_names"]
-    probabilities = make_probabilities(config, model, variables, saved.metadata["preprocessing"])
-    read = make_reader(config, saved.metadata)
+    if workdir is None:
+        assert checkpoint is not None
+        network = open_weights(checkpoint)
+    else:
+        network = open_run(workdir, step, lambda text: print(text, file=sys.stderr))
+    names, probabilities, read = network.class_names, network.probabilities, network.read
 
     for start in range(0, len(files), BATCH):
         part: list[Path] = files[start : start + BATCH]

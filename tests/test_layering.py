@@ -173,7 +173,21 @@ def test_heavy_packages_stay_where_they_belong(packages, allowed):
 
 @pytest.mark.parametrize(
     "module",
-    ["config", "models.zoo", "cli", "train", "evaluate", "predict", "prepare", "reproduce", "report", "benchmark", "summary"],
+    [
+        "config",
+        "models.zoo",
+        "cli",
+        "train",
+        "evaluate",
+        "predict",
+        "prepare",
+        "reproduce",
+        "report",
+        "benchmark",
+        "summary",
+        "convert",
+        "export",
+    ],
 )
 def test_a_bad_command_line_can_be_refused_before_anything_heavy_is_imported(module, one_device_environment):
     program = f"import sys, resflax.{module}; print(*{{name.split('.')[0] for name in sys.modules}})"

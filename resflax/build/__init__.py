@@ -2,7 +2,7 @@
 
 from resflax.build.inputs import evaluation_pipeline, make_reader, open_split, round_up, without_unreadable
 from resflax.build.parts import make_model, make_optimizer, make_schedule
-from resflax.build.restore import find_checkpoint, load, make_probabilities, restore_variables
+from resflax.build.restore import find_checkpoint, load, open_run, open_weights, restore_variables
 from resflax.build.run import Run, build, make_evaluate
 
 __all__ = [
@@ -14,10 +14,11 @@ __all__ = [
     "make_evaluate",
     "make_model",
     "make_optimizer",
-    "make_probabilities",
     "make_reader",
     "make_schedule",
+    "open_run",
     "open_split",
+    "open_weights",
     "restore_variables",
     "round_up",
     "without_unreadable",

@@ -15,9 +15,7 @@ from resflax.build.parts import dataset_dtype
 from resflax.config import Config
 from resflax.data.arrays import ImageArrays, load_split
 from resflax.data.datasets import DATASETS
-from resflax.data.decode import decode, read_image
 from resflax.data.folders import ImageFiles
-from resflax.data.geometry import center_crop
 from resflax.data.pipeline import HostPipeline, Pipeline, ResidentPipeline
 from resflax.data.preprocess import Preprocessing, fit_preprocessing
 from resflax.data.reading import (
@@ -25,6 +23,7 @@ from resflax.data.reading import (
     array_reader,
     centered_reader,
     decode_all,
+    file_reader,
     find_unreadable,
     random_crop_reader,
 )
@@ -158,11 +157,13 @@ def evaluation_pipeline(config: Config, images: Split, preprocessing: Preprocess
     )
 
 
-def describe_reading(images: Split) -> dict[str, Any]:
-    """How a file becomes the array that preprocessing starts from; `predict` does the same."""
+def describe_reading(config: Config, images: Split) -> dict[str, Any]:
+    """How a file becomes the array that preprocessing starts from; `predict` does the same, see `file_reader`."""
     if isinstance(images, ImageArrays):
-        return {"source_shape": list(images.images.shape[1:]), "crop": "none"}
-    return {"source_shape": [None, None, images.channels], "crop": "center"}
+        shape, crop, ratio = list(images.images.shape[1:]), "none", 1.0
+    else:
+        shape, crop, ratio = [None, None, images.channels], "center", config.data.crop_ratio
+    return {"source_shape": shape, "crop": crop, "crop_ratio": ratio, "interpolation": "bilinear"}
 
 
 def round_up(batch_size: int, devices: int) -> int:
@@ -172,10 +173,4 @@ def round_up(batch_size: int, devices: int) -> int:
 
 def make_reader(config: Config, metadata: dict[str, Any]) -> Callable[[Path], np.ndarray]:
     """`path -> uint8[H, W, C]`, as the images of the evaluation split were read."""
-    height, width, channels = metadata["source_shape"]
-    if metadata["crop"] == "none":
-        return lambda path: read_image(path, (height, width, channels))
-    size = metadata["preprocessing"]["image_size"][0]
-    return lambda path: np.asarray(center_crop(decode(path, channels), size, config.data.crop_ratio)).reshape(
-        size, size, channels
-    )
+    return file_reader({"crop_ratio": config.data.crop_ratio, "interpolation": "bilinear", **metadata})

@@ -1,24 +1,32 @@
-"""From a workdir back to a network."""
+"""From a workdir, or a weight file, back to a network."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
 from flax import linen as nn
 
+from resflax.build.inputs import make_reader
 from resflax.build.parts import abstract, dataset_dtype, initial_state, make_model, make_optimizer
-from resflax.config import Config, from_dict
+from resflax.config import Config, apply_overrides, from_dict, validate
 from resflax.data.preprocess import Preprocessing
-from resflax.errors import StorageError
+from resflax.data.reading import file_reader
+from resflax.errors import ConfigError, DataError, StorageError
+from resflax.nn.repeat import Repeat, stack_blocks, unstack_blocks
 from resflax.training import sharding
 from resflax.training.checkpoints import Saved, latest_checkpoint, open_checkpoint
 from resflax.training.state import TrainState
-from resflax.types import Variables
+from resflax.types import DType, Variables
+from resflax.weights.hub import PREFIX, read_hub
+from resflax.weights.network import load_weights, make_network
 
 
 def find_checkpoint(path: str, step: int | None = None, say: Any = None) -> Saved:
@@ -48,32 +56,101 @@ def restore_variables(saved: Saved) -> tuple[Config, nn.Module, Variables]:
     return config, model, state.variables()
 
 
-def load(path: str, step: int | None = None) -> tuple[nn.Module, Variables, dict[str, Any]]:
-    """Loads a trained network from a workdir.
+def load(path: str, step: int | None = None, repeat: Repeat | None = None) -> tuple[nn.Module, Variables, dict[str, Any]]:
+    """Loads a trained network.
 
     Args:
-      path: the workdir.
-      step: a checkpoint's step; None: the newest one whose bytes are intact.
+      path: the workdir of a run, a weight file, or `hf:organisation/repository` on the Hugging Face hub.
+      step: a checkpoint's step, of a workdir; None: the newest one whose bytes are intact.
+      repeat: the layout in which the network is wanted, see `resflax.nn.repeat`; None: the one it was trained in.
 
     Returns:
       `(model, variables, metadata)`: `model.apply(variables, images, train=False)` -> float32 logits [B, classes];
-      metadata holds `class_names`, `preprocessing`, `config`, `step`, ...
+      metadata holds `class_names`, `preprocessing`, `layout` (of `variables`), and of a workdir `config`, `step`, ...
 
     Raises:
-      StorageError: there is no checkpoint, or it is damaged.
+      StorageError: there is no checkpoint, or what there is is damaged.
+      DataError: the file holds something else than the weights of a network of this package.
+      ConfigError: there is no such layout, or none but its own for this network; or no such repository.
     """
+    if _is_weight_file(path):
+        return _load_weight_file(path, step, repeat)
     saved = find_checkpoint(path, step)
-    _, model, variables = restore_variables(saved)
-    return model, variables, {**saved.metadata, "step": saved.step}
+    config, model, variables = restore_variables(saved)
+    metadata = {**saved.metadata, "step": saved.step}
+    if repeat in (None, metadata["layout"]):
+        return model, variables, metadata
+    config = validate(apply_overrides(config, [f"model.kwargs.repeat={repeat}"]))
+    model = make_model(config, len(metadata["class_names"]))
+    return model, in_layout(variables, repeat), {**metadata, "layout": repeat}
 
 
-def make_probabilities(config: Config, model: nn.Module, variables: Variables, preprocessing: dict[str, Any]) -> Any:
-    """`uint8[B, H, W, C] -> softmax probabilities float32[B, classes]`, with the preprocessing of training."""
+def _is_weight_file(path: str) -> bool:
+    return path.startswith(PREFIX) or epath.Path(path).is_file()
+
+
+def _load_weight_file(path: str, step: int | None, repeat: Repeat | None) -> tuple[nn.Module, Variables, dict[str, Any]]:
+    if step is not None:
+        raise ConfigError(f"a step is for the workdir of a run, but {path} is a weight file; leave it out")
+    if path.startswith(PREFIX):
+        variables, metadata = read_hub(path)
+        model = make_network(metadata)
+    else:
+        model, variables, metadata = load_weights(path)
+    layout = repeat or "loop"
+    if layout != "loop":
+        model = make_network({**metadata, "kwargs": {**metadata["kwargs"], "repeat": layout}})
+        variables = dict(in_layout(variables, layout))
+    return model, jax.tree.map(jnp.asarray, variables), {**metadata, "layout": layout}
+
+
+def in_layout(variables: Variables, repeat: Repeat) -> Variables:
+    """`variables` of any layout with the names and shapes that a network has in the layout `repeat`."""
+    convert = unstack_blocks if repeat == "loop" else stack_blocks
+    return {collection: convert(tree) for collection, tree in variables.items()}
+
+
+class Network(NamedTuple):
+    """A trained network as `predict` uses it."""
+
+    read: Callable[[Path], np.ndarray]  # a file's image as uint8[H, W, C]
+    probabilities: Callable[[np.ndarray], np.ndarray]  # uint8[B, H, W, C] -> float32[B, classes]
+    class_names: list[str]
+
+
+def open_run(workdir: str, step: int | None = None, say: Any = None) -> Network:
+    """The network of a workdir; arguments and errors are those of `find_checkpoint`."""
+    saved = find_checkpoint(workdir, step, say)
+    config, model, variables = restore_variables(saved)
+    probabilities = make_probabilities(model, variables, saved.metadata["preprocessing"], dataset_dtype(config))
+    return Network(make_reader(config, saved.metadata), probabilities, saved.metadata["class_names"])
+
+
+def open_weights(path: str) -> Network:
+    """The network of a weight file, or of a repository on the hub, whose classes have numbers where they have no names.
+
+    Raises the errors of `load`, and `ConfigError` for a network without a classifier.
+    """
+    model, variables, metadata = _load_weight_file(path, None, None)
+    if metadata["num_classes"] is None:
+        raise ConfigError(f"the network of {path} gives features and no classes; take one with a classifier")
+    try:
+        read = file_reader(metadata)
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(f"the metadata of {path} must say how images are read, but {error!r}; convert it again") from error
+    names = metadata["class_names"] or [str(index) for index in range(metadata["num_classes"])]
+    return Network(read, make_probabilities(model, variables, metadata["preprocessing"]), names)
+
+
+def make_probabilities(
+    model: nn.Module, variables: Variables, preprocessing: dict[str, Any], dtype: DType = jnp.float32
+) -> Any:
+    """`uint8[B, H, W, C] -> softmax probabilities float32[B, classes]`; images are normalised in `dtype`."""
     prepare = Preprocessing.from_dict(preprocessing)
 
     @jax.jit
     def probabilities(variables: Variables, images: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, prepare(images, dataset_dtype(config)), train=False)
+        logits: Any = model.apply(variables, prepare(images, dtype), train=False)
         return jax.nn.softmax(logits)
 
     return lambda images: np.asarray(probabilities(variables, images))

@@ -233,7 +233,7 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
         train=training_pipeline(config, train, preprocessing),
         test=evaluation_pipeline(config, test, preprocessing, mesh),
         class_names=train.class_names,
-        reading=describe_reading(train),
+        reading=describe_reading(config, train),
         skipped=skipped,
         fingerprint=f"{train.fingerprint()}-{test.fingerprint()}",
     )

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import ExifTags, Image
 
-from resflax.data.geometry import stretch
+from resflax.data.geometry import FILTER, stretch
 from resflax.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -31,10 +31,10 @@ _UPRIGHT = {
 }
 
 
-def read_image(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
+def read_image(path: Path, shape: tuple[int, int, int], method: Image.Resampling = FILTER) -> np.ndarray:
     """Decodes a file as `decode` does and stretches it to uint8 `shape` (height, width, 1 or 3 channels)."""
     height, width, channels = shape
-    return np.asarray(stretch(decode(path, channels), height, width)).reshape(shape)
+    return np.asarray(stretch(decode(path, channels), height, width, method)).reshape(shape)
 
 
 def decode(file: Path | BinaryIO, channels: int, name: str = "") -> Image.Image:

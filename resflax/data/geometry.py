@@ -1,4 +1,4 @@
-"""From an image of any size to the square a network sees, on the host; all resizing is bilinear and antialiased (Pillow)."""
+"""From an image of any size to the square a network sees, on the host; all resizing is antialiased (Pillow)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ATTEMPTS = 10
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-def stretch(image: Image.Image, height: int, width: int) -> Image.Image:
+def stretch(image: Image.Image, height: int, width: int, method: Image.Resampling = FILTER) -> Image.Image:
     """The whole image at another size, whatever its proportions."""
-    return image if image.size == (width, height) else image.resize((width, height), FILTER)
+    return image if image.size == (width, height) else image.resize((width, height), method)
 
 
-def center_crop(image: Image.Image, size: int, crop_ratio: float) -> Image.Image:
+def center_crop(image: Image.Image, size: int, crop_ratio: float, method: Image.Resampling = FILTER) -> Image.Image:
     """Resizes the shorter side to `size / crop_ratio` and takes the middle `size` x `size`, in one resampling."""
     shorter = min(image.size) * crop_ratio
     left, top = (image.width - shorter) / 2, (image.height - shorter) / 2
-    return image.resize((size, size), FILTER, (left, top, left + shorter, top + shorter))
+    return image.resize((size, size), method, (left, top, left + shorter, top + shorter))
 
 
 def random_resized_crop(image: Image.Image, size: int, uniforms: Sequence[float]) -> Image.Image:

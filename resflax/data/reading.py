@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from resflax.data.arrays import ImageArrays
+from resflax.data.decode import decode, read_image
 from resflax.data.geometry import ATTEMPTS, center_crop, random_resized_crop
 from resflax.data.order import uniforms
 from resflax.errors import InputError
@@ -57,6 +59,20 @@ def centered_reader(source: ImageSource, size: int, crop_ratio: float) -> Read:
         return np.asarray(image).reshape(size, size, source.channels)
 
     return read
+
+
+def file_reader(reading: Mapping[str, Any]) -> Callable[[Path], np.ndarray]:
+    """`path -> uint8[H, W, C]`, as a network's metadata say.
+
+    Where `crop` is `none`, the whole image is stretched to `source_shape`; where it is `center`, the middle of it, `crop_ratio`
+    of the shorter side, is resized to the size in `preprocessing`. `interpolation` is the name of a filter of Pillow.
+    """
+    height, width, channels = reading["source_shape"]
+    method = Image.Resampling[reading["interpolation"].upper()]
+    if reading["crop"] == "none":
+        return lambda path: read_image(path, (height, width, channels), method)
+    size, ratio = reading["preprocessing"]["image_size"][0], reading["crop_ratio"]
+    return lambda path: np.asarray(center_crop(decode(path, channels), size, ratio, method)).reshape(size, size, channels)
 
 
 def random_crop_reader(source: ImageSource, size: int, seed: int) -> Read:

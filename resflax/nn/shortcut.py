@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from resflax.types import Array, ConvFactory, NormFactory
 
@@ -27,7 +28,8 @@ class PaddedShortcut(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, activated: Array | None = None) -> Array:
-        x = x[:, :: self.stride, :: self.stride, :]
+        for axis in (1, 2):  # not x[:, ::s, ::s], which becomes a gather where the batch size is a symbol, as in exports
+            x = lax.slice_in_dim(x, 0, x.shape[axis], self.stride, axis)
         new = self.features - x.shape[-1]
         if new < 0:
             raise ValueError(f"option A can only add channels, got {x.shape[-1]} -> {self.features}; use option B")
