@@ -1,7 +1,7 @@
 """ONNX, through jax2onnx, with the weights inside the file.
 
-jax2onnx 0.17 fails on the padding of a symbolic batch and drops that of pools, silently, so these are written as it expects
-them. Whatever else it may get wrong is found when the file is compared with the network.
+jax2onnx (0.13 to 0.17) fails on the padding of a symbolic batch and drops that of pools, silently, so these are written as it
+expects them. Whatever else it may get wrong is found when the file is compared with the network.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ def load(path: epath.PathLike) -> Function:
 
 def libraries() -> tuple[Any, Any]:
     """The modules jax2onnx and onnxruntime; raises `ConfigError` where one is missing."""
+    logging.getLogger("jax2onnx").setLevel(logging.CRITICAL)  # tells of each operation that this JAX does not have any more
     try:
         import jax2onnx
         import onnxruntime
