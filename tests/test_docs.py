@@ -12,6 +12,7 @@ import pytest
 
 from resflax.config import Config
 from resflax.config.fields import all_keys
+from resflax.models.zoo import MODELS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -19,6 +20,10 @@ README = (ROOT / "README.md").read_text()
 
 def test_readme_is_short():
     assert len(README.splitlines()) <= 150
+
+
+def test_readme_counts_the_models():
+    assert f"{len(MODELS)} rows" in README
 
 
 def test_every_key_is_documented_with_its_default():

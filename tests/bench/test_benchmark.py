@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -120,6 +121,7 @@ def test_compile_once_adds_up(repeat):
     assert parts["compile_seconds"] == pytest.approx(sum(parts.values()) / 2)
 
 
+@pytest.mark.long
 def test_layouts_are_peers_of_each_other():
     """Our network beside itself in a loop: the same parameters and, from the same start, nearly the same loss."""
     result = benchmark("train", Workload("cifar_resnet14", 2), ["scan_remat"], steps=1, repeats=1)
@@ -233,3 +235,14 @@ def test_the_compile_command_starts_a_process_a_sample(command):
 def test_a_killed_process_is_told_in_a_sentence():
     with pytest.raises(ResflaxError, match="the process that compiles must finish, but it was killed; "):
         in_new_process(_without_cache, os._exit, 9)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["cifar_resnet1202", "cifar_preresnet1001"])
+def test_a_thousand_layers_train_where_activations_are_recomputed(model):
+    """Two steps at batch 8 in float32. XLA plans about 0.3 and 0.5 GB beside weights and optimizer (docs/models.md)."""
+    result = benchmark("train", Workload(model, 8, repeat="scan_remat"), steps=1, repeats=1)
+    (measurement,) = check(result, "train")
+    (row,) = measurement["contenders"].values()
+    assert math.isfinite(row["last_value"])
+    assert row["temporary_bytes"] < 0.75 * 2**30

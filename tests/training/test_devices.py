@@ -36,7 +36,7 @@ def losses(config, devices, steps=20):
     return np.asarray(reports.loss)
 
 
-@pytest.mark.parametrize("group", [8, 32, None])
+@pytest.mark.parametrize("group", [8, *(pytest.param(group, marks=pytest.mark.long) for group in (32, None))])
 def test_losses_do_not_depend_on_the_number_of_devices(group):
     with jax.enable_x64(True):
         one, two, eight = (losses(variant(group, "float64"), devices) for devices in (1, 2, 8))
@@ -59,7 +59,7 @@ def test_accumulation_does_not_depend_on_the_number_of_devices():
     np.testing.assert_allclose(one, whole, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("group", [8, None])
+@pytest.mark.parametrize("group", [8, pytest.param(None, marks=pytest.mark.long)])
 def test_first_loss_and_gradient_in_float32(group):
     # With momentum 0 and no decay, one step of rate 1 moves each parameter by its gradient. Seed 0 has a ReLU whose input
     # is zero to within float32's rounding: its two one-sided gradients are 7e-5 apart, and 1 and 8 devices disagree on

@@ -9,6 +9,7 @@ import sys
 import time
 
 import jax
+import pytest
 
 from resflax.build import build
 from resflax.config import to_dict
@@ -25,10 +26,11 @@ train_and_evaluate(from_dict(json.load(open(sys.argv[1]))), sys.argv[2])
 """
 
 
-def test_three_kills_and_a_restart_end_in_the_state_of_the_unbroken_run(tmp_path, one_device_environment):
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
+def test_kills_and_a_restart_end_in_the_state_of_the_unbroken_run(kills, tmp_path, one_device_environment):
     config = micro.config(micro.write_npz(tmp_path))
     config = dataclasses.replace(
-        config, total_steps=1200, checkpoint=dataclasses.replace(config.checkpoint, every_steps=40), eval_every_steps=40
+        config, total_steps=400 * kills, checkpoint=dataclasses.replace(config.checkpoint, every_steps=40), eval_every_steps=40
     )
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
 
@@ -45,7 +47,7 @@ def test_three_kills_and_a_restart_end_in_the_state_of_the_unbroken_run(tmp_path
     rng = random.Random(0)
     checkpoints = Workdir(tmp_path / "killed").checkpoints
     committed = 0
-    for _ in range(3):
+    for _ in range(kills):
         process = start("killed")
         target = committed + 40 * rng.randint(2, 5)
         deadline = time.monotonic() + 120
@@ -59,7 +61,7 @@ def test_three_kills_and_a_restart_end_in_the_state_of_the_unbroken_run(tmp_path
         saved = latest_checkpoint(checkpoints)
         assert saved.step >= target  # no committed step is lost
         committed = saved.step
-    assert committed < 1200
+    assert committed < 400 * kills
     finish("killed")
 
     run = build(config, jax.devices()[:1])
