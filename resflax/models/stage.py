@@ -30,9 +30,7 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: Array, key: Array | None = None, rates: Sequence[float] = ()) -> Array:
         first = self.block(self.width, self.conv, self.norm, stride=self.stride, name="block1")
-        gradient = "lax" if self.mode == "loop" else "canonical"
-        in_loop = functools.partial(self.conv, gradient=gradient)
-        others = functools.partial(self.block, self.width, in_loop, self.norm)
+        others = functools.partial(self.block, self.width, self.conv, self.norm)
         if key is None:
             return layers.repeat(others, self.count - 1, first(x), self.mode)
         keys = jax.random.split(key, self.count)

@@ -1,14 +1,17 @@
-"""Convolution with explicit padding, and gradients that XLA:CPU runs fast inside loops.
+"""Convolution with explicit padding, and gradients that XLA:CPU runs fast.
 
 XLA:CPU has a fast path only for canonical convolutions (NHWC input, HWIO kernel). Outside of loops it rewrites others
 into that form; inside a `while` body (`lax.scan`, `fori_loop`) it does not, and the gradients that JAX derives are never
-canonical, so they fall to a naive loop nest, 10 to 70 times slower. `canonical` gradients are two canonical
-convolutions around explicit transposes. Outside of loops lax's own gradients are the faster ones.
+canonical, so they fall to a naive loop nest, 10 to 70 times slower. `canonical` gradients are canonical convolutions around
+explicit transposes. That of the kernel contracts over the whole batch; taken a few images at a time it stays in the
+processor's caches and is two to three times as fast as lax's own, inside and outside of loops.
 """
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -22,6 +25,7 @@ Pair = tuple[int, int]
 Gradient = Literal["lax", "canonical"]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_IMAGES_AT_ONCE = 16  # of a kernel's gradient on CPU: 8 to 32 are alike for CIFAR's networks, 128 is half as fast
 
 # Kaiming normal over the fan-out (He et al. 2015b, Delving Deep into Rectifiers, Sec. 2.2, backward case), untruncated.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -35,7 +39,7 @@ def convolution(
     padding: tuple[Pair, Pair] = ((0, 0), (0, 0)),
     dilation: Pair = (1, 1),
     groups: int = 1,
-    gradient: Gradient = "lax",
+    gradient: Gradient = "canonical",
 ) -> Array:
     """Two-dimensional cross-correlation.
 
@@ -46,8 +50,8 @@ def convolution(
       padding: zeros before and after each spatial axis.
       dilation: step between the taps of the kernel.
       groups: number of groups the channels fall into.
-      gradient: `canonical` where the call runs in the body of a loop, so that XLA:CPU differentiates it fast; other
-        platforms use lax's own gradient either way.
+      gradient: `canonical` is fast on XLA:CPU, and lax's own everywhere else; `lax` is lax's own, which can also be
+        differentiated forwards (`jax.jvp`).
 
     Returns:
       float[B, H', W', features] in the dtype of the arguments.
@@ -86,7 +90,7 @@ def _canonical_bwd(
     def on_cpu(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
         return (
             _input_gradient(x, kernel, dy, stride, padding, dilation, groups),
-            _kernel_gradient(x, kernel, dy, stride, padding, dilation, groups),
+            _in_parts(functools.partial(_kernel_gradient, kernel, stride, padding, dilation, groups), x, dy),
         )
 
     def elsewhere(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
@@ -122,8 +126,23 @@ def _input_gradient(
     return _forward((1, 1), ((0, 0), (0, 0)), dilation, groups, spread, swapped)
 
 
+def _in_parts(gradient: Callable[[Array, Array], Array], x: Array, dy: Array) -> Array:
+    """`gradient(x, dy)` as the sum over parts of the batch that fit the caches."""
+    images = math.gcd(x.shape[0], _IMAGES_AT_ONCE)
+    # Slices of a batch that lies on several devices would be sent around.
+    if images < _IMAGES_AT_ONCE or images == x.shape[0] or jax.device_count() > 1:
+        return gradient(x, dy)
+    parts = [whole.reshape(-1, images, *whole.shape[1:]) for whole in (x, dy)]
+
+    def add(index: Array, total: Array) -> Array:
+        return total + gradient(*(lax.dynamic_index_in_dim(part, index, keepdims=False) for part in parts))
+
+    # Unrolled up to eight parts: inside of loops XLA:CPU does less in parallel.
+    return lax.fori_loop(1, parts[0].shape[0], add, gradient(parts[0][0], parts[1][0]), unroll=8)
+
+
 def _kernel_gradient(
-    x: Array, kernel: Array, dy: Array, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int
+    kernel: Array, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, dy: Array
 ) -> Array:
     """dL/dkernel: `x` convolved with `dy`, the batch in the place of the channels; stride and dilation change places."""
     b, height, width, channels = x.shape
@@ -153,7 +172,7 @@ class Conv(nn.Module):
     dilation: int = 1
     groups: int = 1
     use_bias: bool = False
-    gradient: Gradient = "lax"  # see `convolution`
+    gradient: Gradient = "canonical"  # see `convolution`
     dtype: DType = None  # of the computation; None: that of the input and parameters together
     param_dtype: DType = jnp.float32
     kernel_init: Any = kaiming_normal

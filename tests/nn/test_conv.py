@@ -99,3 +99,21 @@ def test_gradient_in_a_scan_uses_the_canonical_form_on_cpu_only():
 
     assert "[f, 0, 1, b]" not in lowered("cpu")
     assert "[f, 0, 1, b]" in lowered("cuda")  # lax's own kernel gradient
+
+
+@pytest.mark.parametrize(("batch", "stride"), [(48, 1), (144, 2)])
+def test_the_gradient_of_a_large_batch_is_the_sum_over_its_parts(batch, stride, monkeypatch):
+    """Three parts of 16 unrolled, nine with a loop around the first eight; on one device, where the batch is split."""
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((batch, 8, 7, 4), (3, 3, 2, 6)))
+    options = {"stride": (stride, stride), "padding": ((1, 1), (1, 1)), "groups": 2}
+    dy = jnp.asarray(rng.normal(size=jax.eval_shape(lambda: convolution(x, w, **options)).shape), jnp.float32)
+
+    def gradient(form):
+        return jax.jit(lambda w: jax.vjp(lambda w: convolution(x, w, **options, gradient=form), w)[1](dy)[0])
+
+    whole, expected = gradient("canonical").lower(w).as_text(), gradient("lax")(w)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    parts = gradient("canonical")
+    assert parts.lower(w).as_text().count("stablehlo.convolution") > whole.count("stablehlo.convolution")
+    np.testing.assert_allclose(parts(w), expected, rtol=1e-4, atol=1e-5 * float(jnp.max(jnp.abs(expected))))
