@@ -150,7 +150,7 @@ def test_summary(command):
     assert layers[-1].split()[:2] == ["total", "172,218"]
 
 
-@pytest.mark.parametrize("variant", ["cnn", "resnet"])
+@pytest.mark.parametrize("variant", ["cnn", pytest.param("resnet", marks=pytest.mark.long)])
 def test_the_tutorial_trains(variant, command):
     size = () if variant == "cnn" else ("--config.data.image_size=127", "--config.data.eval_split=test[:16]")
     done = command(

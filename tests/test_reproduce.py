@@ -342,6 +342,7 @@ def test_a_signal_ends_all_after_saving(pretence, number, one_device_environment
         assert (tmp_path / "runs/pretence" / name / "saved").exists(), name
 
 
+@pytest.mark.long
 def test_side_by_side_the_records_are_the_same(records, experiment, monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("XLA_FLAGS")

@@ -182,6 +182,7 @@ def test_training_through_the_host_path(data_dir):
     assert evaluation.confusion.sum(axis=1).tolist() == [3, 3, 3]
 
 
+@pytest.mark.long
 def test_the_same_images_held_in_memory(data_dir):
     # Without random parts the images can be decoded once, and both forms then train alike.
     losses = []

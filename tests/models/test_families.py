@@ -37,7 +37,7 @@ KINDS = {
     "tutorial_cnn": {},
 }
 # The others compile for minutes altogether: `make test-long`.
-QUICK = ("cifar_preresnet110", "seresnet50")
+QUICK = ("cifar_preresnet110",)
 EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in KINDS]
 LOOPED = [name for name in KINDS if not any(family in name for family in ("vgg", "keras", "tutorial"))]
 

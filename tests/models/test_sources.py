@@ -91,7 +91,13 @@ def test_every_row_has_a_source():
 
 
 # One test a row, not one a figure: a trace is what costs time, and the workers of pytest-xdist share no cache.
-@pytest.mark.parametrize("name", MODELS)
+# Deep networks take longer to trace; of each kind the default lane has a shallow one.
+DEEP = re.compile(r"(?!cifar_preresnet164).*(?:101|110|152|164|200|270|350|420|1001|1202).*")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if DEEP.fullmatch(name) else ()) for name in MODELS]
+)
 def test_row_equals_its_source(name):
     row, source = MODELS[name], SOURCES[name]
     traced = trace(name, row.input_shape[0])

@@ -51,6 +51,7 @@ def test_the_group_matters():
     assert abs(losses(variant(8), 1, 1)[0] - losses(variant(32), 1, 1)[0]) > 1e-4
 
 
+@pytest.mark.long
 def test_accumulation_does_not_depend_on_the_number_of_devices():
     with jax.enable_x64(True):
         one, eight = (losses(variant(8, "float64", accumulate=4), devices, 5) for devices in (1, 8))

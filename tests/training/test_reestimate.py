@@ -12,7 +12,7 @@ from tests import micro
 
 
 @pytest.mark.parametrize("variance", ["biased", "unbiased"])
-@pytest.mark.parametrize("group", [4, 8])
+@pytest.mark.parametrize("group", [4, pytest.param(8, marks=pytest.mark.long)])
 def test_reestimation_is_a_direct_computation(group, variance, tmp_path):
     config = micro.config(
         micro.write_npz(tmp_path), batch_norm=BatchNormConfig(group_size=group, running_variance=variance, reestimate=True)
