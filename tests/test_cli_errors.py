@@ -235,6 +235,7 @@ def test_broken_images_are_named_and_the_others_predicted(trained, command, tmp_
     assert all(len(row["predictions"]) == 2 for row in rows if "predictions" in row)
 
 
+@pytest.mark.long
 def test_a_relative_workdir_serves_all_commands(command, tmp_path):
     child = command("train", *TINY)
     assert child.returncode == 0, child.stderr[-300:]

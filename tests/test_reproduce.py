@@ -99,6 +99,7 @@ def test_rows_times_seeds_become_records_once(runs, records, experiment, monkeyp
     assert summary["pending"] == []
 
 
+@pytest.mark.long
 def test_a_budget_stops_cleanly_and_the_next_call_goes_on(records, experiment, tmp_path):
     again = {"rows": ["plain8", "resnet8"], "seeds": 2, "workdir": "again", "note": "on a test machine"}
     summary = command.reproduce(experiment, budget_minutes=0, **again)

@@ -137,6 +137,7 @@ def test_both_forms_make_bit_equal_evaluation_batches(both):
         assert_equal({name: ours[name][keep] for name in ours}, {name: theirs[name][keep] for name in theirs})
 
 
+@pytest.mark.long
 def test_both_forms_train_and_evaluate_alike(tmp_path):
     path = micro.write_npz(tmp_path)
     losses, evaluations = [], []

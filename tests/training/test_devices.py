@@ -60,7 +60,8 @@ def test_accumulation_does_not_depend_on_the_number_of_devices():
     np.testing.assert_allclose(one, whole, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("group", [8, pytest.param(None, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("group", [8, None])
 def test_first_loss_and_gradient_in_float32(group):
     # With momentum 0 and no decay, one step of rate 1 moves each parameter by its gradient. Seed 0 has a ReLU whose input
     # is zero to within float32's rounding: its two one-sided gradients are 7e-5 apart, and 1 and 8 devices disagree on

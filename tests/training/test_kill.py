@@ -26,7 +26,8 @@ train_and_evaluate(from_dict(json.load(open(sys.argv[1]))), sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("kills", [1, 3])
 def test_kills_and_a_restart_end_in_the_state_of_the_unbroken_run(kills, tmp_path, one_device_environment):
     config = micro.config(micro.write_npz(tmp_path))
     config = dataclasses.replace(

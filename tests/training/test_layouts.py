@@ -71,6 +71,7 @@ def logits(model, variables, metadata, images):
     return jax.jit(lambda variables: model.apply(variables, prepared, train=False))(variables)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_checkpoint_loads_in_every_layout(layout, workdirs, images):
     images = np.load(images)["test_images"][:4]
