@@ -66,20 +66,22 @@ class Model:
     multiply_adds: int  # of convolutions and dense layers, one image
 
 
-def _small(
-    paper: str, parameters: int, multiply_adds: int, builder: Callable[..., nn.Module], *name: int, **parts: Any
+def _row(
+    input_shape: tuple[int, int, int],
+    num_classes: int,
+    paper: str,
+    parameters: int,
+    multiply_adds: int,
+    builder: Callable[..., nn.Module],
+    *name: int,
+    **parts: Any,
 ) -> Model:
     bound = functools.partial(builder, *name, **parts)
-    return Model(bound, paper, (32, 32, 3), 10, parameters, multiply_adds)
+    return Model(bound, paper, input_shape, num_classes, parameters, multiply_adds)
 
 
-def _large(
-    paper: str, parameters: int, multiply_adds: int, builder: Callable[..., nn.Module], *name: int, **parts: Any
-) -> Model:
-    bound = functools.partial(builder, *name, **parts)
-    return Model(bound, paper, (224, 224, 3), 1000, parameters, multiply_adds)
-
-
+_small = functools.partial(_row, (32, 32, 3), 10)
+_large = functools.partial(_row, (224, 224, 3), 1000)
 # ResNet v1.5; the rows below say in what they differ.
 _PARTS: dict[str, Any] = {
     "stem": "7x7", "shortcut": "B", "strided": "conv2", "groups": 1, "base_width": 64, "squeeze_excite": None,

@@ -14,17 +14,21 @@ from jax import lax
 from resflax.types import Array, ConvFactory, NormFactory
 
 
-class PaddedShortcut(nn.Module):
-    """Option A: every `stride`-th pixel, zeros for new channels. float[B, H, W, C] -> float[B, H/s, W/s, features].
-
-    The zeros are split evenly before and after the old channels; which channels stay empty makes no difference to a
-    network whose other layers are initialised alike.
-    """
+class Shortcut(nn.Module):
+    """What all options are made with."""
 
     features: int
     stride: int
     conv: ConvFactory
     norm: NormFactory
+
+
+class PaddedShortcut(Shortcut):
+    """Option A: every `stride`-th pixel, zeros for new channels. float[B, H, W, C] -> float[B, H/s, W/s, features].
+
+    The zeros are split evenly before and after the old channels; which channels stay empty makes no difference to a
+    network whose other layers are initialised alike.
+    """
 
     @nn.compact
     def __call__(self, x: Array, activated: Array | None = None) -> Array:
@@ -36,13 +40,8 @@ class PaddedShortcut(nn.Module):
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
 
 
-class ProjectedEverywhere(nn.Module):
+class ProjectedEverywhere(Shortcut):
     """Option C: a 1x1 convolution with normalisation. float[B, H, W, C] -> float[B, H/s, W/s, features]."""
-
-    features: int
-    stride: int
-    conv: ConvFactory
-    norm: NormFactory
 
     @nn.compact
     def __call__(self, x: Array, activated: Array | None = None) -> Array:
@@ -59,17 +58,12 @@ class ProjectedShortcut(ProjectedEverywhere):
         return super().__call__(x)
 
 
-class PooledShortcut(nn.Module):
+class PooledShortcut(Shortcut):
     """Option D: option B with the stride in an average pool before it.
 
     float[B, H, W, C] -> float[B, ceil(H/s), ceil(W/s), features]. A window that reaches past the edge averages the pixels it
     has.
     """
-
-    features: int
-    stride: int
-    conv: ConvFactory
-    norm: NormFactory
 
     @nn.compact
     def __call__(self, x: Array, activated: Array | None = None) -> Array:
@@ -82,17 +76,12 @@ class PooledShortcut(nn.Module):
         return self.norm(name="norm")(self.conv(self.features, 1, name="conv")(x))
 
 
-class ActivatedShortcut(nn.Module):
+class ActivatedShortcut(Shortcut):
     """Option B of a block that begins with an activation: a 1x1 convolution of the activated input, without normalisation.
 
     float[B, H, W, C] -> float[B, H/s, W/s, features] (He et al. 2016, in the authors' code for units that increase
     dimensions; Zagoruyko and Komodakis 2016).
     """
-
-    features: int
-    stride: int
-    conv: ConvFactory
-    norm: NormFactory
 
     @nn.compact
     def __call__(self, x: Array, activated: Array) -> Array:
