@@ -55,6 +55,9 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 def prepare_jax(float64: bool = False) -> Any:
     """Imports JAX for a command: compiled programs are kept on disk, notes of the libraries stay quiet."""
+    from resflax.host_memory import keep_freed_memory
+
+    keep_freed_memory()
     import jax
 
     from resflax.files import cache_folder
@@ -65,6 +68,8 @@ def prepare_jax(float64: bool = False) -> Any:
         jax.config.update("jax_enable_x64", True)
     if jax.config.values["jax_compilation_cache_dir"] is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # By default JAX keeps only what took it a second to compile: a second start would compile all the rest again.
+    for name, least in (("jax_persistent_cache_min_compile_time_secs", 0.0), ("jax_persistent_cache_min_entry_size_bytes", -1)):
+        if name.upper() not in os.environ:
+            jax.config.update(name, least)
     return jax

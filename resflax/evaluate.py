@@ -49,7 +49,7 @@ def evaluate_workdir(workdir: str, split: str | None = None, step: int | None = 
     from resflax.data.preprocess import Preprocessing
     from resflax.errors import DataError
     from resflax.results.record import describe_evaluation
-    from resflax.training.sharding import make_mesh
+    from resflax.training.sharding import make_mesh, put, replicated
 
     saved = find_checkpoint(workdir, step, lambda text: print(text, file=sys.stderr))
     config, model, variables = restore_variables(saved)
@@ -65,7 +65,8 @@ def evaluate_workdir(workdir: str, split: str | None = None, step: int | None = 
     mesh = make_mesh()
     preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
     pipeline = evaluation_pipeline(config, images, preprocessing, mesh)
-    evaluation = make_evaluate(model, pipeline, mesh, len(images.class_names))(variables)
+    evaluate = make_evaluate(model, pipeline, mesh, len(images.class_names), config.data.eval_views)
+    evaluation = evaluate(put(variables, replicated(mesh)))  # they were read onto the first device
     return {
         "workdir": workdir,
         "model": config.model.name,

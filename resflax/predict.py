@@ -56,7 +56,8 @@ def predict(
 
     Yields:
       `{"path", "predictions": [{"class", "probability"}, ...]}`, or `{"path", "error"}` for a file that is no readable
-      image; probabilities are the softmax of the logits.
+      image; probabilities are the softmax of the logits. The network runs as `evaluate` runs it;
+      `resflax.weights.inference` makes the form for one image after another, which compiles longer and rounds otherwise.
 
     Raises:
       ConfigError: the network has no classes to tell apart.
@@ -91,7 +92,7 @@ def predict(
                 errors[index] = str(error)
         blank = next((np.zeros_like(image) for image in images if image is not None), None)
         if blank is not None:
-            values = probabilities(np.stack([blank if image is None else image for image in images]))
+            values = np.asarray(probabilities(np.stack([blank if image is None else image for image in images])))
         for index, path in enumerate(part):
             if index in errors:
                 yield {"path": str(path), "error": errors[index]}

@@ -26,16 +26,24 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--from_tfrecord", action="store_true", help="convert what is prepared as TFRecord in DIR")
     parser.add_argument("--name", help="pack the folder NAME as the data set of this name")
     parser.add_argument("--unreadable", choices=("error", "skip"), help="what to do about images that cannot be decoded")
+    parser.add_argument("--shorter_side", metavar="PIXELS", help="shrink larger images of the folder to this, and encode anew")
     parser.add_argument("--npz", metavar="FILE", help="also write the images, decoded, into a file for machines without tfds")
     arguments = parser.parse_args(argv)
     if arguments.name is None and arguments.unreadable:
         parser.error("--unreadable is for folders of images, and needs --name")
+    if arguments.name is None and arguments.shorter_side:
+        parser.error("--shorter_side is for folders of images, and needs --name")
+    if arguments.shorter_side and not (arguments.shorter_side.isdecimal() and int(arguments.shorter_side)):
+        parser.error(
+            f"--shorter_side must be a whole number at least 1, got {arguments.shorter_side!r}; 256 suits crops of 224"
+        )
     if arguments.name is not None and arguments.from_tfrecord:
         parser.error("--from_tfrecord is for tfds data sets, and --name for folders of images; give one of them")
     if "://" in (arguments.data_dir or os.environ.get("TFDS_DATA_DIR", "")):
         parser.error("--data_dir must be a local folder; copy it to a bucket afterwards")
     if arguments.name is not None:
-        done = pack(arguments.source, arguments.name, arguments.data_dir, arguments.unreadable == "skip")
+        shorter_side = int(arguments.shorter_side) if arguments.shorter_side else None
+        done = pack(arguments.source, arguments.name, arguments.data_dir, arguments.unreadable == "skip", shorter_side)
     else:
         done = prepare(arguments.source, arguments.data_dir, arguments.from_tfrecord)
     if arguments.npz:
@@ -78,7 +86,9 @@ def prepare(name: str, data_dir: str | None = None, from_tfrecord: bool = False)
     return _describe(builder)
 
 
-def pack(folder: str, name: str, data_dir: str | None = None, skip: bool = False) -> dict[str, Any]:
+def pack(
+    folder: str, name: str, data_dir: str | None = None, skip: bool = False, shorter_side: int | None = None
+) -> dict[str, Any]:
     """Packs a folder of images (see `resflax.data.folders`) as a data set of that name.
 
     Args:
@@ -86,6 +96,7 @@ def pack(folder: str, name: str, data_dir: str | None = None, skip: bool = False
       name: lower-case letters, digits and underscores.
       data_dir: as for `prepare`.
       skip: leave out files that cannot be decoded, as `config.data.unreadable=skip` does, and say which.
+      shorter_side: shrink larger images to so many pixels, see `resflax.data.packing.pack`; None: keep every byte.
 
     Returns:
       As `prepare`.
@@ -104,7 +115,7 @@ def pack(folder: str, name: str, data_dir: str | None = None, skip: bool = False
     else:
         for files in splits.values():
             packing.check_readable(files, os.cpu_count() or 1)
-    written = packing.pack(splits, name, data_dir)
+    written = packing.pack(splits, name, data_dir, shorter_side)
     builder = tfds_source.find(name, data_dir)
     if not written:
         _say_done(builder)

@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 from resflax.cli import Parser, prepare_jax, run, split_overrides
@@ -83,9 +84,11 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
     from resflax.training.hooks import EvaluateHook, LogHook
     from resflax.training.logs import Display, MetricsWriter
     from resflax.training.loop import Loop, fit
+    from resflax.training.moments import reached
     from resflax.training.progress import Progress
     from resflax.training.signals import SignalFlag
 
+    reached("imported")
     files = Workdir(epath.Path(workdir))
     check_workdir(files, config)
     distributed.check_shared(files.root)
@@ -102,13 +105,16 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
             write_bytes(files.root / "skipped.jsonl", "".join(lines).encode())
             print(f"{len(run.skipped)} unreadable files are left out, listed in {files.root}/skipped.jsonl", file=sys.stderr)
         saved = choose_checkpoint(files, run.fingerprint)
-        if saved is None:
-            state, progress, step = run.initial_state(), Progress(), 0
-        else:
-            state, progress, step = saved.restore(run.abstract_state()), Progress(**saved.progress), saved.step
+        progress, step = (Progress(), 0) if saved is None else (Progress(**saved.progress), saved.step)
         display = Display(run.total_steps, step, quiet=not primary)
         introduce(display, run, step)
-        run_chunk = run.compile_chunk(state)
+        compile_chunk = run.lower_chunk(run.abstract_state())
+        reached("lowered")
+        with futures.ThreadPoolExecutor(1, "compile") as compiler:  # XLA compiles while the state is made
+            compiling = compiler.submit(compile_chunk)
+            state = run.initial_state() if saved is None else saved.restore(run.abstract_state())
+            run_chunk = compiling.result()
+        reached("compiled")
         progress.wall_seconds += time.perf_counter() - began
         evaluate = run.make_evaluate()
         scoring = EvaluateHook(config.eval_every_steps, config.data.eval_split, lambda state: evaluate(state.variables()))

@@ -15,6 +15,9 @@ import yaml
 
 import resflax.benchmark
 import resflax.train
+from resflax import files
+from resflax.bench.forms import FORMS
+from resflax.bench.workload import Workload
 from resflax.config import apply_overrides, load_config, validate
 from resflax.config.files import load_experiment
 from resflax.training import distributed
@@ -384,17 +387,27 @@ def test_pods_train_one_job(manifest, machine, tmp_path):
     assert_one_job(workdir)
 
 
-def test_the_gpu_queue_asks_for_what_there_is(machine):
+@pytest.fixture
+def queue(machine):
+    """`[(module, arguments), ...]` of what `make gpu` runs."""
     commands = machine.dry_run("bash", str(LAUNCH / "gpu.sh"))
     assert [words[:2] for words in commands] == [["python3", "-m"]] * len(commands)
-    modules = [words[2].removeprefix("resflax.") for words in commands]
-    assert modules == ["benchmark", "reproduce", *["benchmark"] * 3, "reproduce", "reproduce", "report"]
-    for module, (_, _, _, *arguments) in zip(modules, commands, strict=True):
-        if module == "benchmark":
-            resflax.benchmark._parser().parse_args(arguments)
+    return [(words[2].removeprefix("resflax."), words[3:]) for words in commands]
+
+
+def options_of(arguments):
+    return dict(one.removeprefix("--").split("=", 1) for one in arguments if one.startswith("--"))
+
+
+def test_the_gpu_queue_asks_for_what_there_is(queue):
+    modules = [module for module, _ in queue]
+    assert modules[:2] == ["benchmark", "reproduce"]  # gradients before anything that relies on them
+    assert modules[-3:] == ["reproduce", "reproduce", "report"]
+    assert queue[0][1][0] == "gradients"
+    for module, arguments in queue:
         if module != "reproduce":
             continue
-        experiment, options = arguments[0], dict(one.removeprefix("--").split("=", 1) for one in arguments[1:])
+        experiment, options = arguments[0], options_of(arguments)
         assert 0 < int(options["budget_minutes"]) <= 30
         assert options["workdir"] == "runs/gpu"
         assert options["at_once"] == "1"
@@ -405,11 +418,37 @@ def test_the_gpu_queue_asks_for_what_there_is(machine):
             validate(apply_overrides(config, ["data.name=cifar10.npz"]))
 
 
+def test_the_gpu_queue_measures_what_there_is(queue, monkeypatch):
+    """Every benchmark is understood, peers and forms included, and leaves a record of its own."""
+    asked = []
+    monkeypatch.setattr(resflax.benchmark, "_without_cache", lambda: None)
+    monkeypatch.setattr(resflax.benchmark, "check_gradients", lambda output: 0)
+    monkeypatch.setattr(resflax.benchmark, "benchmark", lambda task, workload, *_, **own: asked.append((task, workload)) or {})
+    monkeypatch.setattr(files, "write_json", lambda path, value: None)
+    monkeypatch.setitem(os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    measured = [arguments for module, arguments in queue if module == "benchmark"]
+    for arguments in measured:
+        assert resflax.benchmark.main(arguments) == 0
+    records = [options_of(arguments)["output"] for arguments in measured]
+    assert len(set(records)) == len(records)
+    assert ("train", Workload("resnet50", 256, "bfloat16")) in asked
+    assert ("train", Workload("cifar_resnet20", 128)) in asked
+    assert {task for task, _ in asked} == {"train", "infer", "checkpoint", "start"}
+    tried = {
+        part
+        for arguments in measured
+        for name in options_of(arguments).get("against", "").split(",")
+        for part in name.split("+")
+    }
+    undecided = {name for name, form in FORMS.items() if not name.startswith(("loop", "fused", "scan_remat", "latency"))}
+    assert undecided | {"torch-graphs", "timm-compile"} <= tried
+
+
 def test_the_gpu_queue_trains_side_by_side_where_it_is_told_to(machine, monkeypatch):
     monkeypatch.setitem(machine.environment, "AT_ONCE", "3")
     commands = machine.dry_run("bash", str(LAUNCH / "gpu.sh"))
     told = [words[2].removeprefix("resflax.") for words in commands if "--at_once=3" in words]
-    assert told == ["reproduce"] * 3
+    assert told == ["reproduce"] * 4
 
 
 def test_the_gpu_queue_says_what_it_needs(machine):

@@ -81,6 +81,90 @@ def test_a_packed_folder_is_the_folder(photos, tmp_path):
     assert "tensorflow" not in sys.modules
 
 
+@pytest.fixture
+def large(tmp_path):
+    """Two classes of photographs, upright ones and ones that EXIF turns, of which two are smaller than they are packed."""
+    from sklearn.datasets import load_sample_images
+
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    root = tmp_path / "large"
+    for split in ("train", "test"):
+        for name, pixels in zip(("china", "flower"), load_sample_images().images, strict=True):
+            for index in range(4):
+                options = {"exif": turned, "quality": 95} if index == 1 else {"quality": 95}
+                save(root / split / name / f"{index}.jpg", pixels[20 * index :, : 640 - 60 * index], **options)
+            save(root / split / name / "small.png", pixels[:90, :64])
+    return root
+
+
+def test_a_folder_can_be_packed_smaller(large, tmp_path):
+    done = prepare.pack(str(large), "small", str(tmp_path), shorter_side=96)
+    assert done["examples"] == {"train": 10, "test": 10}
+    for split in done["examples"]:
+        packed, files = load_split("small", split, str(tmp_path)), load_folder(large, split)
+        assert packed.class_names == files.class_names
+        np.testing.assert_array_equal(packed.labels, files.labels)
+        assert packed.fingerprint() != files.fingerprint()
+        for index, path in enumerate(files.paths):
+            content, image, original = packed.source[index]["image"], packed.open(index), files.open(index)
+            assert packed.source[index]["file_name"].decode() == path.relative_to(files.root).as_posix()
+            if path.suffix == ".png":
+                assert content == path.read_bytes()
+                continue
+            width, height = original.size
+            assert image.size == ((round(width * 96 / height), 96) if width > height else (96, round(height * 96 / width)))
+            expected = np.asarray(original.resize(image.size, Image.Resampling.BILINEAR), float)
+            assert np.abs(np.asarray(image) - expected).mean() <= 4  # what quality 90 leaves of them
+            assert len(content) < len(path.read_bytes()) / 4
+    recorded = json.loads((tmp_path / "small" / "1.0.0" / "dataset_info.json").read_text())
+    shards = [path.stat().st_size for path in (tmp_path / "small" / "1.0.0").glob("*train.array*")]
+    assert [int(one["numBytes"]) for one in recorded["splits"] if one["name"] == "train"] == [sum(shards)]
+
+
+def test_what_is_packed_smaller_is_known_again(large, tmp_path, capsys):
+    first = prepare.pack(str(large), "small", str(tmp_path), shorter_side=96)
+    before = files_below(tmp_path / "small")
+    assert prepare.pack(str(large), "small", str(tmp_path), shorter_side=96) == first
+    assert "small/1.0.0 is already prepared in" in capsys.readouterr().err
+    for other, what in ((None, "train"), (97, "description")):
+        with pytest.raises(ConfigError, match=f"must hold the same images or none, but its {what} differs"):
+            prepare.pack(str(large), "small", str(tmp_path), shorter_side=other)
+    prepare.pack(str(large), "whole", str(tmp_path))
+    with pytest.raises(ConfigError, match="must hold the same images or none, but its description differs"):
+        prepare.pack(str(large), "whole", str(tmp_path), shorter_side=96)
+    (large / "test" / "china" / "1.jpg").unlink()
+    with pytest.raises(ConfigError, match="must hold the same images or none"):
+        prepare.pack(str(large), "small", str(tmp_path), shorter_side=96)
+    assert files_below(tmp_path / "small") == before
+
+
+@pytest.mark.long
+def test_what_is_packed_smaller_trains(large, tmp_path):
+    prepare.pack(str(large), "small", str(tmp_path), shorter_side=64)
+    config = micro.config("small")
+    changes = {"data_dir": str(tmp_path), "image_size": 16, "augment": ("random_resized_crop", "flip"), "workers": 2}
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, input="host", batch_size=4, **changes))
+    run = build(config, jax.devices()[:1])
+    state = run.initial_state()
+    _, reports = run.compile_chunk(state)(state, 0, 2)
+    assert np.isfinite(reports.loss).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["photos", "--shorter_side=256"], "--shorter_side is for folders of images, and needs --name"),
+        (["photos", "--name=x", "--shorter_side=0"], "--shorter_side must be a whole number at least 1, got '0'"),
+        (["photos", "--name=x", "--shorter_side=25.6"], "--shorter_side must be a whole number at least 1, got '25.6'"),
+    ],
+)
+def test_a_shorter_side_that_makes_no_sense(arguments, says):
+    with pytest.raises(ConfigError) as caught:
+        prepare.main(arguments)
+    assert says in str(caught.value)
+
+
 @pytest.mark.parametrize("augment", [("flip",), ("random_resized_crop", "flip")])
 def test_training_sees_the_same_batches(augment, photos, tmp_path):
     prepare.pack(str(photos), "pets", str(tmp_path))

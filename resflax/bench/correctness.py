@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resflax.models.zoo import create_model
-from resflax.nn import BatchNorm, Conv
+from resflax.nn import BatchNorm, Conv, SpaceToDepthConv
 from resflax.types import Array
 
 # Relative to the largest entry of the gradient. TensorFloat-32 keeps ten bits of a product's factors.
@@ -48,7 +48,9 @@ def cases() -> dict[str, tuple[Callable[..., Array], Any]]:
     modules = {
         "convolution 3x3": Conv(16, 3),
         "convolution 3x3, stride 2": Conv(16, 3, stride=2),
+        "convolution 7x7, stride 2, as space to depth": SpaceToDepthConv(16, 7),
         "batch normalisation": BatchNorm(use_running_average=False, group_size=16),
+        "batch normalisation, closed form": BatchNorm(use_running_average=False, group_size=16, gradient="closed_form"),
     }
     for name, module in modules.items():
         variables = module.init(jax.random.key(0), images)

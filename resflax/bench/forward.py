@@ -33,9 +33,14 @@ def forward_program(apply: Callable[[Variables, Array], Any], variables: Variabl
     return Program(advance, parameter_count(variables["params"]))
 
 
-def our_inference(workload: Workload) -> Contender:
+def unfolded_inference(workload: Workload) -> Contender:
     """The network of `resflax.models.zoo` as evaluation runs it."""
+    model, variables, images = our_network(workload)
+    return Contender("unfolded", lambda: forward_program(functools.partial(model.apply, train=False), variables, images))
+
+
+def our_network(workload: Workload) -> tuple[nn.Module, Variables, Array]:
+    """`(model, variables, images)`: a batch on the device, and random variables."""
     model = create_model(workload.model, workload.num_classes, dtype=jnp.dtype(workload.precision))
     images = jax.device_put(workload.batch()[0])
-    variables = initial_variables(model, images)
-    return Contender("resflax", lambda: forward_program(functools.partial(model.apply, train=False), variables, images))
+    return model, initial_variables(model, images), images

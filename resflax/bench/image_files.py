@@ -1,4 +1,4 @@
-"""The host path on generated photographs, ours against a plain loop over Pillow."""
+"""The host path on generated photographs, ours against loops over Pillow and against tf.data."""
 
 from __future__ import annotations
 
@@ -19,33 +19,38 @@ from resflax.data.preprocess import Preprocessing
 from resflax.data.reading import random_crop_reader
 
 FILES, WIDTH, HEIGHT, CROP = 64, 500, 375, 224
+LARGE_FILES, LARGE_WIDTH, LARGE_HEIGHT = 16, 1000, 750
 
 
-def write_photographs(folder: Path, count: int) -> None:
-    """Writes `folder/train/<class>/*.jpg`, 500x375, at quality 95: about 100 kB each, near the mean of ImageNet's."""
+def write_photographs(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> None:
+    """Writes `folder/train/<class>/*.jpg` at quality 95: of 500x375 about 100 kB each, near the mean of ImageNet's."""
     generator = np.random.default_rng(0)
     for index in range(count):
         inside = folder / "train" / str(index % 2)
         inside.mkdir(parents=True, exist_ok=True)
-        photograph(generator).save(inside / f"{index:03}.jpg", quality=95)
+        photograph(generator, width, height).save(inside / f"{index:03}.jpg", quality=95)
 
 
-def photograph(generator: np.random.Generator) -> Image.Image:
+def photograph(generator: np.random.Generator, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
     """Octaves of smooth noise, each weaker than the next coarser one: detail at all scales, as a photograph has it."""
-    total = np.full((HEIGHT, WIDTH, 3), 128.0)
+    total = np.full((height, width, 3), 128.0)
     for octave in range(2, 10):
         coarse = generator.integers(0, 256, (2**octave, 2**octave, 3), np.uint8)
-        smooth = Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
+        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         total += (np.asarray(smooth) - 128.0) * 0.6 * 0.75 ** (octave - 2)
     return Image.fromarray(total.clip(0, 255).astype(np.uint8))
 
 
 def contenders(folder: Path, batch_size: int, against: Sequence[str]) -> list[Contender]:
-    """Ours and, where it is asked for, `pillow`; both with one thread a core."""
+    """Ours and the peers `pillow` and `tf.data` where they are asked for; all with one thread a core."""
     files = load_folder(folder, "train")
     found = [Contender("resflax", lambda: Program(_ours(files, batch_size)))]
     if "pillow" in against:
         found.append(Contender("pillow", lambda: Program(_plain(files.paths, batch_size)), "makes no batch ahead"))
+    if "tf.data" in against:
+        from resflax.bench import tf_data_peer
+
+        found.append(tf_data_peer.photographs(files.paths, batch_size, CROP))
     return found
 
 

@@ -25,11 +25,14 @@ def outcome(contenders: Sequence[Contender], timings: Mapping[str, Timing], batc
     """A row a contender.
 
     The first contender is ours. The others' `ratio` is our images per second over theirs, taken within each repeat: above 1
-    we are the faster.
+    we are the faster. One that could not run has its reason under `not_available` and nothing that was measured.
     """
     ours = timings[contenders[0].name].step_seconds
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for one in contenders:
+        if one.name not in timings:
+            rows[one.name] = {"not_available": one.not_available, "differs": one.differs}
+            continue
         timing = timings[one.name]
         rows[one.name] = {
             "images_per_second": batch_size / spread(timing.step_seconds).median,

@@ -5,28 +5,52 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast, get_args
+from typing import Any, cast
 
-from resflax.bench.workload import Contender, Workload, cifar_depth
+from resflax.bench.forms import FORMS, LAYOUTS, check_form, check_layout, is_form
+from resflax.bench.saving import ORBAX
+from resflax.bench.start import EXAMPLE, EXAMPLE_WARM
+from resflax.bench.workload import Contender, Workload, bottleneck_depth, cifar_depth, is_large
 from resflax.errors import ConfigError, nearest
 from resflax.models.builders import Repeat
-from resflax.models.zoo import check_model, model_options
+from resflax.models.zoo import check_model
 
 NETWORKS = ("linen", "torch", "torch-compile", "keras")
-LAYOUTS = get_args(Repeat)  # our own network in another form
+TORCH = ("torch", "torch-compile")  # which have bottlenecks too
+GRAPHS = "torch-graphs"
+ONNX = "onnxruntime"  # our network exported, which `resflax.build.inference` makes
+LARGE = ("timm", "timm-compile")  # of ImageNet networks under timm's names
 # The peers of each task; the first needs no further package and is the default.
 PEERS: dict[str, tuple[str, ...]] = {
-    "train": (*NETWORKS, *LAYOUTS),
-    "infer": NETWORKS,
-    "input": ("pillow",),
+    "train": (*NETWORKS, GRAPHS, *LARGE, *FORMS, "FORM+FORM", "option:NAME=VALUE"),
+    "infer": (*NETWORKS, ONNX, *LARGE, "unfolded"),
+    "input": ("pillow", "tf.data"),
+    "input-cifar": ("host", "torch-loader", "tf.data"),
     "compile": ("MODEL:LAYOUT",),
+    "start": (EXAMPLE, EXAMPLE_WARM),
+    "checkpoint": (ORBAX,),
 }
-PACKAGES = {"linen": "flax", "torch": "torch", "torch-compile": "torch", "keras": "keras", "pillow": "pillow"}
+INPUTS = ("input", "input-cifar")  # tasks without a network
+PACKAGES = {
+    "linen": "flax",
+    "torch": "torch",
+    "torch-compile": "torch",
+    GRAPHS: "torch",
+    **dict.fromkeys(LARGE, "timm"),
+    "keras": "keras",
+    ONNX: "onnxruntime",
+    "pillow": "pillow",
+    "torch-loader": "torch",
+    "tf.data": "tensorflow",
+    EXAMPLE: "tensorflow",
+    EXAMPLE_WARM: "tensorflow",
+}
+USE_TORCH = frozenset(name for name, package in PACKAGES.items() if package in ("torch", "timm"))
 
 
 def default_peers(task: str, model: str) -> tuple[str, ...]:
     """What is compared with where nothing was asked for."""
-    return PEERS[task][:1] if task == "input" or (task != "compile" and cifar_depth(model)) else ()
+    return PEERS[task][:1] if task in INPUTS or (task in ("train", "infer") and cifar_depth(model)) else ()
 
 
 def check_peers(task: str, names: Sequence[str], model: str) -> None:
@@ -35,21 +59,21 @@ def check_peers(task: str, names: Sequence[str], model: str) -> None:
         if task == "compile":
             form_of(name)
             continue
-        if name in LAYOUTS:
-            check_layout(model, name)
+        if task == "train" and is_form(name):
+            check_form(name, model)
+            continue
         if name not in PEERS[task]:
             near = nearest(name, PEERS[task])[0]
             raise ConfigError(
                 f"--against must hold only {', '.join(PEERS[task])} with {task}, got {name!r}; did you mean {near}?"
             )
-        if name in NETWORKS and cifar_depth(model) is None:
-            raise ConfigError(f"--against={name} needs a --model=cifar_resnet<depth>, got {model}; leave --against out")
-
-
-def check_layout(model: str, layout: str) -> None:
-    """Raises `ConfigError` unless the blocks of `model` can run so."""
-    if "repeat" not in model_options(model):
-        raise ConfigError(f"the blocks of {model} are not equal and cannot run as {layout}; leave the layout out")
+        if name in TORCH and bottleneck_depth(model):
+            continue
+        if name in (*NETWORKS, GRAPHS, *PEERS["start"]) and cifar_depth(model) is None:
+            others = " or resnet50, resnet101, resnet152" if name in TORCH else ""
+            raise ConfigError(f"--against={name} needs a --model=cifar_resnet<depth>{others}, got {model}; leave --against out")
+        if name in LARGE and not is_large(model):
+            raise ConfigError(f"--against={name} needs a --model for ImageNet, got {model}; use --model=resnet50")
 
 
 def form_of(text: str) -> tuple[str, Repeat]:
@@ -90,6 +114,24 @@ def _torch(task: str, workload: Workload, compiled: bool = False) -> Contender:
     return torch_peer.contender(task, workload, compiled)
 
 
+def _graphs(task: str, workload: Workload) -> Contender:
+    from resflax.bench import graphs_peer
+
+    return graphs_peer.contender(workload)
+
+
+def _timm(task: str, workload: Workload, compiled: bool = False) -> Contender:
+    from resflax.bench import timm_peer
+
+    return timm_peer.contender(task, workload, compiled)
+
+
+def _unfolded(task: str, workload: Workload) -> Contender:
+    from resflax.bench import forward
+
+    return forward.unfolded_inference(workload)
+
+
 def _keras(task: str, workload: Workload) -> Contender:
     from resflax.bench import keras_peer
 
@@ -101,4 +143,8 @@ _MAKERS: dict[str, Callable[[str, Workload], Contender]] = {
     "torch": _torch,
     "torch-compile": functools.partial(_torch, compiled=True),
     "keras": _keras,
+    GRAPHS: _graphs,
+    "timm": _timm,
+    "timm-compile": functools.partial(_timm, compiled=True),
+    "unfolded": _unfolded,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import statistics
 import time
@@ -13,6 +14,10 @@ T = TypeVar("T")
 Clock = Callable[[], float]  # seconds
 
 
+class NotAvailable(Exception):
+    """Raised by a contender that cannot run here, and without which the others are measured; says why."""
+
+
 class Timed(Protocol):
     """Something that can be timed."""
 
@@ -21,7 +26,7 @@ class Timed(Protocol):
         """Unique among those it is measured with."""
 
     def prepare(self) -> None:
-        """Compiles everything and takes a first step."""
+        """Compiles everything and takes a first step; may raise `NotAvailable`."""
 
     def run(self, steps: int) -> object:
         """Takes `steps` steps and returns when the device is done with them."""
@@ -80,9 +85,13 @@ def measure(contenders: Sequence[Timed], steps: int, repeats: int, clock: Clock 
       clock: returns seconds.
 
     Returns:
-      `{name: timing}` in the order given.
+      `{name: timing}` in the order given, without those that are not available.
     """
-    prepared = {one.name: seconds_of(one.prepare, clock) for one in contenders}
-    samples = {one.name: functools.partial(seconds_of, functools.partial(one.run, steps), clock) for one in contenders}
+    prepared: dict[str, float] = {}
+    samples: dict[str, Callable[[], float]] = {}
+    for one in contenders:
+        with contextlib.suppress(NotAvailable):
+            prepared[one.name] = seconds_of(one.prepare, clock)
+            samples[one.name] = functools.partial(seconds_of, functools.partial(one.run, steps), clock)
     seconds = interleave(samples, repeats)
     return {name: Timing(prepared[name], tuple(one / steps for one in seconds[name])) for name in prepared}

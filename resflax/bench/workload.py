@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from resflax.errors import DataError
+from resflax.bench.timing import NotAvailable
+from resflax.errors import DataError, ResflaxError
 from resflax.models.builders import Repeat
 from resflax.models.zoo import MODELS
 
@@ -29,6 +30,11 @@ class Workload:
     batch_size: int
     precision: Precision = "float32"
     repeat: Repeat | None = None  # how its equal blocks run, see `resflax.nn.repeat`; None: the network's default
+    # What follows is for our own training step, see `resflax.bench.forms`.
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the model's builder
+    gradient: Literal["autodiff", "closed_form"] = "autodiff"  # of batch normalisation
+    compiler_options: tuple[str, ...] = ()  # see `resflax.training.compiler`
+    fused: bool | None = None  # a chunk in one dispatch; None: where training does so
 
     @property
     def depth(self) -> int:
@@ -84,6 +90,17 @@ def cifar_depth(model: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def bottleneck_depth(model: str) -> int | None:
+    """The depth of `resnet<depth>` for ImageNet that PyTorch's peers have; None for another model."""
+    match = re.fullmatch(r"resnet(50|101|152)", model)
+    return int(match[1]) if match else None
+
+
+def is_large(model: str) -> bool:
+    """Whether it is a row of the table for ImageNet."""
+    return model in MODELS and MODELS[model].input_shape == (224, 224, 3)
+
+
 @dataclass(frozen=True)
 class Program:
     """Something ready to be run.
@@ -104,13 +121,22 @@ class Contender:
     name: str
     make: Callable[[], Program]
     differs: str = ""  # in what it does otherwise than the others
+    optional: bool = False  # what keeps it from its first step is reported, and the others are timed without it
     program: Program = field(init=False, repr=False)
     last_value: float = field(init=False, default=math.nan)
+    not_available: str = field(init=False, default="")  # why it could not be prepared
 
     def prepare(self) -> None:
         """Builds the program and takes a step, in which most compilers do their work."""
-        self.program = self.make()
-        self.run(1)
+        try:
+            self.program = self.make()
+            self.run(1)
+        except Exception as error:
+            if not self.optional:
+                raise
+            kind = "" if isinstance(error, ResflaxError) else f"{type(error).__name__}: "
+            self.not_available = kind + " ".join(str(error).split())[:500]
+            raise NotAvailable(self.not_available) from error
 
     def run(self, steps: int) -> None:
         """Takes the steps; raises `DataError` when what comes out is not finite."""

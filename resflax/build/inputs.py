@@ -118,7 +118,7 @@ def make_preprocessing(config: Config, train: Split) -> Preprocessing:
         sample, resize = decode_all(train, size, settings.crop_ratio, needed, workers(config)), None
     for text in settings.augment:
         name, _, pixels = text.partition(":")
-        if name == "pad_crop" and int(pixels) >= size:
+        if name in ("pad_crop", "reflect_crop") and int(pixels) >= size:
             raise ConfigError(f"config.data.augment: {text} must pad by less than the {size} pixels of an image; pad less")
     return fit_preprocessing(settings.normalize, sample, resize, statistics)
 

@@ -12,13 +12,14 @@ import optax
 from flax import linen as nn
 
 from resflax.config import Config
+from resflax.data.preprocess import Preprocessing
 from resflax.errors import ConfigError
 from resflax.models.zoo import create_model
 from resflax.nn import BatchNorm
 from resflax.optim import layerwise, optimizers, schedules
 from resflax.prng import stream_key
 from resflax.training.state import TrainState, init_state
-from resflax.types import Array, Tree
+from resflax.types import Array, ArrayLike, Tree
 
 
 def compute_dtype(config: Config) -> Any:
@@ -40,6 +41,7 @@ def make_model(config: Config, num_classes: int, momentum: float | None = None) 
         momentum=settings.momentum if momentum is None else momentum,
         epsilon=settings.epsilon,
         running_variance=settings.running_variance,
+        gradient=settings.gradient,
         param_dtype=dataset_dtype(config),
     )
     return create_model(config.model.name, num_classes, norm=norm, dtype=compute_dtype(config), **config.model.kwargs)
@@ -87,6 +89,7 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
     elif settings.name == "muon":
         direction = optimizers.muon(settings.momentum, settings.nesterov)
         finish = layerwise.scale_rest((settings.sgd_learning_rate or settings.learning_rate) / settings.learning_rate)
+        finish = optax.chain(finish, layerwise.keep_norms()) if settings.fixed_norm else finish
     else:  # adam and adamw differ in their decay alone
         direction = optimizers.adam(settings.beta1, settings.beta2, settings.epsilon, settings.epsilon_at)
     return optimizers.make_optimizer(
@@ -105,18 +108,22 @@ def initial_state(
     config: Config,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
-    image_shape: tuple[int, ...],
-    seed: int | Array = 0,
+    preprocessing: Preprocessing,
+    seed: int | Array,
+    images: ArrayLike,
 ) -> TrainState:
-    """The state before the first step; a pure function of the seed, for use inside `jit`."""
-    images = jnp.zeros((1, *image_shape), dataset_dtype(config))
-    variables = model.init(stream_key(seed, "init"), images, train=False)
+    """The state before the first step; a pure function of the seed and uint8[N, H, W, C], for use inside `jit`.
+
+    Most networks look at no more of the images than their shape; see `resflax.nn.whitening` for one that does.
+    """
+    normalised = preprocessing(jnp.asarray(images), dataset_dtype(config))
+    variables = model.init(stream_key(seed, "init"), normalised, train=False)
     if compute_dtype(config) == jnp.float64:
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
     return init_state(variables, optimizer, config.ema.decay is not None)
 
 
-def abstract(init: Any, where: jax.sharding.Sharding) -> Tree:
-    """Shapes and dtypes of `init()`, to be placed `where`."""
-    shapes = jax.eval_shape(init)
+def abstract(init: Any, where: jax.sharding.Sharding, *arguments: Any) -> Tree:
+    """Shapes and dtypes of `init(*arguments)`, to be placed `where`."""
+    shapes = jax.eval_shape(init, *arguments)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)

@@ -24,7 +24,7 @@ from resflax.nn.repeat import Repeat, stack_blocks, unstack_blocks
 from resflax.training import sharding
 from resflax.training.checkpoints import Saved, latest_checkpoint, open_checkpoint
 from resflax.training.state import TrainState
-from resflax.types import DType, Variables
+from resflax.types import Array, DType, Variables
 from resflax.weights.hub import PREFIX, read_hub
 from resflax.weights.network import load_weights, make_network
 
@@ -49,10 +49,10 @@ def restore_variables(saved: Saved) -> tuple[Config, nn.Module, Variables]:
     model = make_model(config, len(saved.metadata["class_names"]))
     # The state does not depend on what the schedule says, only on there being one.
     optimizer = make_optimizer(config, optax.constant_schedule(0.0))
-    shape = (*preprocessing.image_size, saved.metadata["source_shape"][-1])
-    init = functools.partial(initial_state, config, model, optimizer, shape)
+    images = np.zeros((1, *preprocessing.image_size, saved.metadata["source_shape"][-1]), np.uint8)
+    init = functools.partial(initial_state, config, model, optimizer, preprocessing)
     where = sharding.replicated(sharding.make_mesh(jax.devices()[:1]))
-    state: TrainState = saved.restore(abstract(init, where))
+    state: TrainState = saved.restore(abstract(init, where, 0, images))
     return config, model, state.variables()
 
 
@@ -114,7 +114,7 @@ class Network(NamedTuple):
     """A trained network as `predict` uses it."""
 
     read: Callable[[Path], np.ndarray]  # a file's image as uint8[H, W, C]
-    probabilities: Callable[[np.ndarray], np.ndarray]  # uint8[B, H, W, C] -> float32[B, classes]
+    probabilities: Callable[[Any], Array]  # uint8[B, H, W, C] -> float32[B, classes]; compiled, and can be traced
     class_names: list[str]
 
 
@@ -144,7 +144,7 @@ def open_weights(path: str) -> Network:
 
 def make_probabilities(
     model: nn.Module, variables: Variables, preprocessing: dict[str, Any], dtype: DType = jnp.float32
-) -> Any:
+) -> Callable[[Any], Array]:
     """`uint8[B, H, W, C] -> softmax probabilities float32[B, classes]`; images are normalised in `dtype`."""
     prepare = Preprocessing.from_dict(preprocessing)
 
@@ -153,4 +153,4 @@ def make_probabilities(
         logits: Any = model.apply(variables, prepare(images, dtype), train=False)
         return jax.nn.softmax(logits)
 
-    return lambda images: np.asarray(probabilities(variables, images))
+    return functools.partial(probabilities, variables)

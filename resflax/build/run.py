@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +33,16 @@ from resflax.build.parts import (
 from resflax.config import Config, config_hash, to_dict
 from resflax.data.arrays import ImageArrays
 from resflax.data.pipeline import Pipeline, ResidentPipeline
+from resflax.data.views import Views, average_over_views
 from resflax.errors import ConfigError
 from resflax.models.profile import profile
 from resflax.prng import stream_key
 from resflax.training import chunk, sharding, utilization
+from resflax.training.compiler import compile_with
 from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_stats
 from resflax.training.losses import cross_entropy
 from resflax.training.metrics import zero_sums
+from resflax.training.moments import reached
 from resflax.training.state import TrainState
 from resflax.training.steps import make_eval_step, make_train_step
 from resflax.types import Batch, Tree, Variables
@@ -86,15 +89,34 @@ class Run:
         multiply_adds = sum(layer.multiply_adds for layer in profile(unrolled, (height, width, channels)))
         return self.mesh.size * peak / utilization.training_operations(multiply_adds)
 
+    @functools.cached_property
+    def _init(self) -> Any:
+        """`(seed, images) -> TrainState`, traced once however often it is asked for shapes or values."""
+        init = functools.partial(initial_state, self.config, self.model, self.optimizer, self.train.preprocessing)
+        # It runs once, for milliseconds, but optimizing its random numbers would take XLA:CPU as long as the training step.
+        options = {"xla_backend_optimization_level": 1} if self._on_cpu else None
+        return jax.jit(init, out_shardings=sharding.replicated(self.mesh), compiler_options=options)
+
     def initial_state(self) -> TrainState:
         """On the devices."""
-        init = functools.partial(initial_state, self.config, self.model, self.optimizer, self.image_shape)
-        return jax.jit(init, out_shardings=sharding.replicated(self.mesh))(np.uint32(self.config.seed))
+        return self._init(np.uint32(self.config.seed), self._init_images)
 
     def abstract_state(self) -> Tree:
         """Shapes, dtypes and shardings of the state."""
-        init = functools.partial(initial_state, self.config, self.model, self.optimizer, self.image_shape)
-        return abstract(init, sharding.replicated(self.mesh))
+        return abstract(self._init, sharding.replicated(self.mesh), np.uint32(self.config.seed), self._init_images)
+
+    @property
+    def _init_images(self) -> np.ndarray:
+        """uint8[N, H, W, C]: what the network's initialisation looks at, the first training images or a black one."""
+        count = getattr(self.model, "init_images", 0)
+        if not count:
+            return np.zeros((1, *self.image_shape), np.uint8)
+        if not isinstance(self.train, ResidentPipeline):
+            raise ConfigError(
+                f"config.model.name={self.config.model.name} is initialised from images and needs a data set of one image "
+                f"shape that is resident, got {self.config.data.name}; set config.data.input=resident or use another model"
+            )
+        return self.train.arrays.images[:count]
 
     def resident(self, pipeline: Pipeline) -> Batch:
         """A split in device memory."""
@@ -117,29 +139,39 @@ class Run:
     def _on_cpu(self) -> bool:
         return self.mesh.devices.flat[0].platform == "cpu"
 
-    def compile_chunk(self, state: TrainState, fused: bool | None = None) -> chunk.RunChunk:
-        """Compiles the training step; `fused` None: whole chunks in a dispatch everywhere but on CPU."""
+    def compile_chunk(self, state: Tree, fused: bool | None = None) -> chunk.RunChunk:
+        """Compiles the training step, see `lower_chunk`."""
+        return self.lower_chunk(state, fused)()
+
+    def lower_chunk(self, state: Tree, fused: bool | None = None) -> Callable[[], chunk.RunChunk]:
+        """Traces and lowers the training step; what is returned compiles it, also in another thread.
+
+        Args:
+          state: a state, or the shapes of one.
+          fused: whether a chunk is one dispatch; None: everywhere but on CPU.
+        """
         everywhere, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
         resident = self.resident(self.train)
         step, host_batch = self.train_step(), self.train.training_batches()
+        options = self.config.precision.compiler_options
         if fused is None:
             fused = not self._on_cpu and isinstance(self.train, ResidentPipeline)
         if not fused:
             put = functools.partial(sharding.put_rows, sharding=split)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
-            compiled = jitted.lower(state, put(host_batch(0)), resident).compile()
-            return chunk.StepwiseChunk(compiled, host_batch, resident, put, self.total_steps)
+            lowered = jitted.lower(state, put(host_batch(0)), resident)
+            return lambda: chunk.StepwiseChunk(compile_with(lowered, options), host_batch, resident, put, self.total_steps)
         length = min(self.total_steps, 512)
         by_step = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(None, "data"))
         put = functools.partial(sharding.put_rows, sharding=by_step)
         batches = put(chunk.stack_batches(host_batch, 0, 1, length))
         jitted = jax.jit(chunk.fuse(step, length), donate_argnums=0, out_shardings=everywhere)
-        compiled = jitted.lower(state, batches, jnp.int32(1), resident).compile()
-        return chunk.FusedChunk(compiled, host_batch, resident, put, length)
+        lowered = jitted.lower(state, batches, jnp.int32(1), resident)
+        return lambda: chunk.FusedChunk(compile_with(lowered, options), host_batch, resident, put, length)
 
     def make_evaluate(self) -> Any:
         """`variables -> Evaluation` over the evaluation split."""
-        return make_evaluate(self.model, self.test, self.mesh, len(self.class_names))
+        return make_evaluate(self.model, self.test, self.mesh, len(self.class_names), self.config.data.eval_views)
 
     def reestimate(self, params: Tree) -> Tree:
         """`batch_stats` averaged over one pass of training batches, augmented as in training."""
@@ -172,12 +204,15 @@ class Run:
         }
 
 
-def make_evaluate(model: nn.Module, pipeline: Pipeline, mesh: jax.sharding.Mesh, num_classes: int) -> Any:
-    """`variables -> Evaluation` over the whole of `pipeline`."""
+def make_evaluate(
+    model: nn.Module, pipeline: Pipeline, mesh: jax.sharding.Mesh, num_classes: int, views: Views = "single"
+) -> Any:
+    """`variables -> Evaluation` over the whole of `pipeline`, see `resflax.data.views`."""
     everywhere = sharding.replicated(mesh)
     resident = sharding.put(pipeline.resident, everywhere)
     shard = functools.partial(sharding.shard_batch, mesh=mesh)
-    step = jax.jit(make_eval_step(model, pipeline.materialise, shard), out_shardings=everywhere)
+    score = functools.partial(average_over_views, views=views)
+    step = jax.jit(make_eval_step(model, pipeline.materialise, shard, score), out_shardings=everywhere)
     zero = sharding.put(zero_sums(num_classes), everywhere)
     put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(mesh))
 
@@ -215,6 +250,8 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
     if settings.unreadable == "skip":
         train, test = (without_unreadable(config, split, skipped) for split in (train, test))
     preprocessing = make_preprocessing(config, train)
+    fingerprint = f"{train.fingerprint()}-{test.fingerprint()}"
+    reached("read")
     if isinstance(train, ImageArrays) and isinstance(test, ImageArrays) and train.images.shape[1:] != test.images.shape[1:]:
         raise ConfigError(
             f"splits {settings.train_split} and {settings.eval_split} must have the same image shape, got "
@@ -235,7 +272,7 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
         class_names=train.class_names,
         reading=describe_reading(config, train),
         skipped=skipped,
-        fingerprint=f"{train.fingerprint()}-{test.fingerprint()}",
+        fingerprint=fingerprint,
     )
     try:
         run.abstract_state()
@@ -244,4 +281,5 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
             f"config.model.name={config.model.name} must accept images of shape {run.image_shape}, but {error}; set "
             "config.data.image_size"
         ) from error
+    reached("built")
     return run

@@ -35,7 +35,10 @@ class DataConfig:
     workers: CountOrZero | None = None  # threads of the host path; None: one a core; 0: none beside the main one
     image_size: Count | None = None  # None: as the data set has it
     normalize: Literal["per_channel", "per_pixel_mean", "unit"] = "per_channel"
-    augment: tuple[str, ...] = ()  # applied in order: `random_resized_crop` (files), `pad_crop:4`, `flip`
+    # applied in order: `random_resized_crop` (files), `pad_crop:4`, `reflect_crop:2`, `flip`, `alternating_flip`
+    augment: tuple[str, ...] = ()
+    # evaluation: logits averaged over the image and its mirror image, and both shifted by a pixel, see `resflax.data.views`
+    eval_views: Literal["single", "mirror", "mirror_shift"] = field(default="single", metadata=ADDED)
     crop_ratio: Annotated[float, Range(0, 1, open_low=True)] = 1.0  # files: share of the shorter side that is evaluated
     unreadable: Literal["error", "skip"] = "error"  # files that are no images; skip: found and listed before training
     max_unreadable_fraction: UnitInterval = 0.001  # with skip: more than this is an error
@@ -57,6 +60,8 @@ class BatchNormConfig:
     momentum: UnitInterval = 0.9  # running = momentum * running + (1 - momentum) * batch
     epsilon: Positive = 1e-5
     running_variance: Literal["biased", "unbiased"] = "biased"
+    # closed_form: the same derivative by an arithmetic that reads less, see `resflax.nn.normalise`
+    gradient: Literal["autodiff", "closed_form"] = field(default="autodiff", metadata=ADDED)
     reestimate: bool = False  # the final evaluation uses statistics averaged over the training set
 
 
@@ -78,6 +83,8 @@ class OptimConfig:
     trust_coefficient: Positive = field(default=0.001, metadata=ADDED)
     # of muon: rate of what is left to SGD; None: learning_rate
     sgd_learning_rate: Positive | None = field(default=None, metadata=ADDED)
+    # of muon: hidden kernels keep the norm sqrt(outputs), as in airbench94_muon
+    fixed_norm: bool = field(default=False, metadata=ADDED)
     weight_decay: NonNegative = 0.0
     decay: Literal["coupled", "decoupled"] = "coupled"  # coupled: added to the gradient, as an L2 penalty would
     decay_mask: Literal["all", "kernels"] = "all"
@@ -116,6 +123,8 @@ class PrecisionConfig:
     """The dtype of activations; parameters, statistics and logits stay float32 (float64 with `float64`)."""
 
     compute: Literal["float32", "bfloat16", "float64"] = "float32"
+    # NAME=VALUE, XLA's options for the training step; the items of a list are joined by +
+    compiler_options: tuple[str, ...] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,13 @@ from resflax.config.schema import Config, OptimConfig
 from resflax.errors import ConfigError, nearest
 from resflax.models.zoo import check_model, model_options
 
-AUGMENTATIONS = {"random_resized_crop": "random_resized_crop", "pad_crop": "pad_crop:PIXELS", "flip": "flip"}
+AUGMENTATIONS = {
+    "random_resized_crop": "random_resized_crop",
+    "pad_crop": "pad_crop:PIXELS",
+    "reflect_crop": "reflect_crop:PIXELS",
+    "flip": "flip",
+    "alternating_flip": "alternating_flip",
+}
 
 
 def validate(config: Config) -> Config:
@@ -119,6 +125,8 @@ def _optimizer(config: Config) -> None:
             f"config.optim.trust_coefficient belongs to lars, got config.optim.name={optim.name}; leave it at "
             f"{OptimConfig.trust_coefficient}"
         )
+    if optim.fixed_norm and optim.name != "muon":
+        raise ConfigError(f"config.optim.fixed_norm belongs to muon, got config.optim.name={optim.name}; set it to false")
     if optim.sgd_learning_rate is not None and optim.name != "muon":
         raise ConfigError(
             f"config.optim.sgd_learning_rate belongs to muon, got config.optim.name={optim.name}; set it to none, and the "
@@ -165,6 +173,22 @@ def _best(config: Config) -> None:
         )
 
 
+def _compiler_options(config: Config) -> None:
+    names = []
+    for text in config.precision.compiler_options:
+        name, equals, _ = text.partition("=")
+        if not (name and equals):
+            raise ConfigError(
+                f"config.precision.compiler_options must hold NAME=VALUE, the items of a list joined by +, got {text!r}; for "
+                "example xla_gpu_autotune_level=0"
+            )
+        names.append(name)
+    if len(set(names)) != len(names):
+        raise ConfigError(
+            f"config.precision.compiler_options must set each option once, got {', '.join(names)}; join a list's items by +"
+        )
+
+
 def _augmentations(config: Config) -> None:
     for text in config.data.augment:
         name, _, argument = text.partition(":")
@@ -173,12 +197,13 @@ def _augmentations(config: Config) -> None:
             raise ConfigError(
                 f"config.data.augment must hold only {', '.join(AUGMENTATIONS.values())}, got {text!r}; did you mean {near}?"
             )
-        if name != "pad_crop" and argument:
+        crops = name in ("pad_crop", "reflect_crop")
+        if not crops and argument:
             raise ConfigError(f"config.data.augment: {name} takes no argument, got {text!r}; write {name}")
-        if name == "pad_crop" and not (argument.isdecimal() and int(argument) > 0):
-            raise ConfigError(f"config.data.augment: pad_crop needs a number of pixels, got {text!r}; write pad_crop:4")
+        if crops and not (argument.isdecimal() and int(argument) > 0):
+            raise ConfigError(f"config.data.augment: {name} needs a number of pixels, got {text!r}; write {name}:4")
         size = config.data.image_size
-        if name == "pad_crop" and size is not None and int(argument) >= size:
+        if crops and size is not None and int(argument) >= size:
             raise ConfigError(f"config.data.augment: {text} must pad by less than config.data.image_size, got {size}; pad less")
     names = [text.partition(":")[0] for text in config.data.augment]
     if len(set(names)) != len(names):
@@ -198,5 +223,6 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _decay,
     _clipping,
     _best,
+    _compiler_options,
     _augmentations,
 )

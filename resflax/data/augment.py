@@ -1,4 +1,4 @@
-"""Augmentations on the device: pure functions of a key an example and a batch of normalised images.
+"""Augmentations on the device: pure functions of keys and a batch of normalised images.
 
 They run after normalisation, so that padding with zeros pads with the mean, as in He et al. 2015. Every draw names its
 dtype: JAX's defaults, and with them the numbers drawn, change when 64-bit types are enabled.
@@ -7,7 +7,7 @@ dtype: JAX's defaults, and with them the numbers drawn, change when 64-bit types
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,47 @@ import jax.numpy as jnp
 from resflax.types import Array
 
 
-class Augmentation(Protocol):
-    """`(keys[B], images[B, H, W, C]) -> images[B, H, W, C]`."""
+class Draws(NamedTuple):
+    """What the randomness of a batch comes from."""
 
-    def __call__(self, keys: Array, images: Array) -> Array: ...
+    keys: Array  # [B], of the example and the epoch
+    lasting: Array  # [B], of the example alone
+    epoch: Array  # int32[B]
+
+    def fold(self, number: int) -> Draws:
+        """Draws that are independent of those for other numbers."""
+        keys, lasting = (jax.vmap(lambda key: jax.random.fold_in(key, number))(each) for each in self[:2])
+        return Draws(keys, lasting, self.epoch)
+
+
+def make_draws(base: Array, epoch: Array, ids: Array) -> Draws:
+    """The draws of examples int32[B] in their epochs int32[B], whatever else is in the batch."""
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys = jax.vmap(jax.random.fold_in)(fold(base, epoch), ids)
+    return Draws(keys, fold(jax.random.fold_in(base, jnp.uint32(2**32 - 1)), ids), epoch)  # no epoch has that number
+
+
+class Augmentation(Protocol):
+    """`(draws, images[B, H, W, C]) -> images[B, H, W, C]`."""
+
+    def __call__(self, draws: Draws, images: Array) -> Array: ...
 
 
 def pad_crop(pixels: int) -> Augmentation:
     """Pads `pixels` zeros on each side and crops the old size at a uniformly random place (He et al. 2015, Sec. 4.2)."""
+    return _crop(pixels, "constant")
 
-    def apply(keys: Array, images: Array) -> Array:
+
+def reflect_crop(pixels: int) -> Augmentation:
+    """`pad_crop`, the padding being the reflection of the image at its outermost pixels (Jordan 2024, arXiv:2404.00498)."""
+    return _crop(pixels, "reflect")
+
+
+def _crop(pixels: int, padding: str) -> Augmentation:
+    def apply(draws: Draws, images: Array) -> Array:
         height, width, channels = images.shape[1:]
-        padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
-        corners = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * pixels + 1, jnp.int32))(keys)  # int32[B, 2]
+        padded = jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)), padding)
+        corners = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, 2 * pixels + 1, jnp.int32))(draws.keys)  # int32[B, 2]
 
         def crop(image: Array, corner: Array) -> Array:
             return jax.lax.dynamic_slice(image, (corner[0], corner[1], jnp.int32(0)), (height, width, channels))
@@ -40,26 +68,43 @@ def pad_crop(pixels: int) -> Augmentation:
 def flip() -> Augmentation:
     """Mirrors each image left to right with probability one half."""
 
-    def apply(keys: Array, images: Array) -> Array:
-        mirrored = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32) < 0.5)(keys)
-        return jnp.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
-
-    return apply
+    return lambda draws, images: _mirror(_coin(draws.keys), images)
 
 
-AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {"pad_crop": pad_crop, "flip": flip}
+def alternating_flip() -> Augmentation:
+    """Mirrors each image in every other epoch, half of them in the even ones (Jordan 2024, arXiv:2404.00498, Sec. 3.6).
+
+    Two consecutive epochs show both forms of each image, where `flip` shows a quarter of them one form three times in four.
+    """
+    return lambda draws, images: _mirror(_coin(draws.lasting) ^ (draws.epoch % 2 == 1), images)
+
+
+def _coin(keys: Array) -> Array:
+    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32) < 0.5)(keys)
+
+
+def _mirror(which: Array, images: Array) -> Array:
+    return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
+
+
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
+    "pad_crop": pad_crop,
+    "reflect_crop": reflect_crop,
+    "flip": flip,
+    "alternating_flip": alternating_flip,
+}
 
 
 def make_augmentation(texts: tuple[str, ...]) -> Augmentation:
-    """The composition of `("pad_crop:4", "flip")`, in order; the n-th folds n into each example's key."""
+    """The composition of `("pad_crop:4", "flip")`, in order; the n-th has draws of its own."""
     parts = []
     for text in texts:
         name, _, argument = text.partition(":")
         parts.append(AUGMENTATIONS[name](*([int(argument)] if argument else [])))
 
-    def apply(keys: Array, images: Array) -> Array:
+    def apply(draws: Draws, images: Array) -> Array:
         for index, part in enumerate(parts):
-            images = part(jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(keys), images)
+            images = part(draws.fold(index), images)
         return images
 
     return apply

@@ -77,9 +77,7 @@ def _open(source: Path | BinaryIO, path: Path | str) -> Image.Image:
                     f"{path} must have at most {MAX_PIXELS} pixels, got {file.width} x {file.height}; scale it down"
                 )
             file.load()
-            orientation = 1
-            with contextlib.suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
-                orientation = file.getexif().get(ExifTags.Base.Orientation, 1)
+            orientation = orientation_of(file)
             image = file.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else file.copy()
     if image.mode.startswith("I;16") or image.mode == "I":
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
@@ -87,6 +85,13 @@ def _open(source: Path | BinaryIO, path: Path | str) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none."""
+    with contextlib.suppress(Exception):  # damaged EXIF is no reason to refuse the pixels
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    return 1
 
 
 def find_images(arguments: list[str]) -> list[Path]:

@@ -42,6 +42,10 @@ class ImageFiles:
         """The image upright, with 8 bits a channel; `InputError` naming the file where it cannot be read."""
         return decode(self.paths[index], self.channels)
 
+    def file(self, index: int) -> Path:
+        """Where its bytes are."""
+        return self.paths[index]
+
     def name(self, index: int) -> str:
         """The file's path, for messages."""
         return str(self.paths[index])

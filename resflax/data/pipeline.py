@@ -19,14 +19,14 @@ from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from resflax.data.arrays import ImageArrays
-from resflax.data.augment import make_augmentation
+from resflax.data.augment import make_augmentation, make_draws
 from resflax.data.order import evaluation_batches, training_batch
 from resflax.data.preprocess import Preprocessing
+from resflax.data.reading import Gather, Read
 from resflax.prng import stream_key
 from resflax.types import Array, Batch, DType
 
@@ -53,11 +53,8 @@ class _Settings:
         """
         images = self.preprocessing(images, self.dtype)
         if self.augment:
-            base = stream_key(resident["seed"], "augment")
-            keys = jax.vmap(lambda epoch, one: jax.random.fold_in(jax.random.fold_in(base, epoch), one))(
-                batch["epoch"], batch["id"]
-            )
-            images = make_augmentation(self.augment)(keys, images)
+            draws = make_draws(stream_key(resident["seed"], "augment"), batch["epoch"], batch["id"])
+            images = make_augmentation(self.augment)(draws, images)
         return {"image": images, "label": labels, "mask": batch["mask"], "id": batch["id"]}
 
     def local(self, batch: HostBatch) -> HostBatch:
@@ -96,7 +93,7 @@ class ResidentPipeline(_Settings):
 class HostPipeline(_Settings):
     """One split whose images are made on the host when they are needed."""
 
-    read: Callable[[int, int], np.ndarray] = field(kw_only=True)  # (epoch, id) -> uint8[H, W, C], a pure function
+    read: Read | Gather = field(kw_only=True)  # (epoch, id) -> uint8[H, W, C], a pure function; or of all ids at once
     labels: np.ndarray = field(kw_only=True)  # int32[N]
     workers: int = field(default=0, kw_only=True)  # threads; 0: the calling one
 
@@ -127,20 +124,32 @@ class HostPipeline(_Settings):
 
     def start(self, workers: _Workers, batch: HostBatch) -> Callable[[], HostBatch]:
         """Begins to make the images of `batch`; the result waits for them. Rows under the mask are left black."""
-        rows = np.flatnonzero(batch["mask"])
-        images = workers.map(self.read, batch["epoch"][rows].tolist(), batch["id"][rows].tolist())
+        images = self._gathered(self.read, batch) if isinstance(self.read, Gather) else self._each(self.read, workers, batch)
+        labels = np.where(batch["mask"], self.labels[batch["id"]], 0).astype(np.int32)
+        return lambda: {**batch, "image": images(), "label": labels}
 
-        def finish() -> HostBatch:
-            first, made = None, None
+    def _gathered(self, read: Gather, batch: HostBatch) -> Callable[[], np.ndarray]:
+        def finish() -> np.ndarray:
+            made = read(batch["id"])
+            made[~batch["mask"]] = 0
+            return made
+
+        return finish
+
+    def _each(self, read: Read, workers: _Workers, batch: HostBatch) -> Callable[[], np.ndarray]:
+        rows = np.flatnonzero(batch["mask"])
+        images = workers.map(read, batch["epoch"][rows].tolist(), batch["id"][rows].tolist())
+
+        def finish() -> np.ndarray:
+            made = None
             for row, image in zip(rows, images, strict=True):
                 if made is None:
-                    first = image
-                    made = np.zeros((len(batch["id"]), *first.shape), np.uint8)
+                    made = np.zeros((len(batch["id"]), *image.shape), np.uint8)
                 made[row] = image
             if made is None:
                 shape = (*self.preprocessing.image_size, len(self.preprocessing.std))
                 made = np.zeros((len(batch["id"]), *shape), np.uint8)
-            return {**batch, "image": made, "label": np.where(batch["mask"], self.labels[batch["id"]], 0).astype(np.int32)}
+            return made
 
         return finish
 

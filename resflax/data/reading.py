@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent import futures
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from PIL import Image
 
 from resflax.data.arrays import ImageArrays
 from resflax.data.decode import decode, read_image
-from resflax.data.geometry import ATTEMPTS, center_crop, random_resized_crop
+from resflax.data.geometry import ATTEMPTS, center_crop
 from resflax.data.order import uniforms
+from resflax.data.parts import random_part
 from resflax.errors import InputError
 
 Read = Callable[[int, int], np.ndarray]
@@ -39,6 +41,9 @@ class ImageSource(Protocol):
     def open(self, index: int) -> Image.Image:
         """The image upright, with 8 bits a channel; `InputError` naming it where it cannot be read."""
 
+    def file(self, index: int) -> Path | BinaryIO:
+        """Its bytes, as `resflax.data.decode.decode` takes them."""
+
     def name(self, index: int) -> str:
         """For messages."""
 
@@ -46,9 +51,20 @@ class ImageSource(Protocol):
         """Changes with the images, the labels or their order."""
 
 
-def array_reader(arrays: ImageArrays) -> Read:
+@dataclass(frozen=True)
+class Gather:
+    """Reads the images of a batch at once, by one indexing."""
+
+    images: np.ndarray  # uint8[N, H, W, C]
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        """uint8[B, H, W, C] of int[B]."""
+        return self.images[ids]
+
+
+def array_reader(arrays: ImageArrays) -> Read | Gather:
     """The images as they are."""
-    return lambda epoch, index: arrays.images[index]
+    return Gather(arrays.images)
 
 
 def centered_reader(source: ImageSource, size: int, crop_ratio: float) -> Read:
@@ -76,11 +92,11 @@ def file_reader(reading: Mapping[str, Any]) -> Callable[[Path], np.ndarray]:
 
 
 def random_crop_reader(source: ImageSource, size: int, seed: int) -> Read:
-    """A random part of each image, another in each epoch."""
+    """A random part of each image, another in each epoch, see `resflax.data.parts`."""
 
     def read(epoch: int, index: int) -> np.ndarray:
-        image = random_resized_crop(source.open(index), size, uniforms(seed, epoch, index, 4 * ATTEMPTS).tolist())
-        return np.asarray(image).reshape(size, size, source.channels)
+        draws = uniforms(seed, epoch, index, 4 * ATTEMPTS).tolist()
+        return random_part(source.file(index), source.channels, size, draws, source.name(index))
 
     return read
 

@@ -44,7 +44,11 @@ class TfdsImages:
 
     def open(self, index: int) -> Image.Image:
         """The image upright, with 8 bits a channel."""
-        return decode(io.BytesIO(self.source[index]["image"]), self.channels, self.name(index))
+        return decode(self.file(index), self.channels, self.name(index))
+
+    def file(self, index: int) -> io.BytesIO:
+        """Its bytes."""
+        return io.BytesIO(self.source[index]["image"])
 
     def name(self, index: int) -> str:
         """For messages."""

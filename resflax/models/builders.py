@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Shortcut = Literal["A", "B", "C"]
 Repeat = Literal["loop", "scan", "scan_remat"]
+StemForm = Literal["convolution", "space_to_depth"]  # of the 7x7/2, see `resflax.nn.space_to_depth`
 Ordering = Literal[
     "original", "norm_after_addition", "relu_before_addition", "relu_only_preactivation", "preactivation"
 ]  # of He et al. 2016, Fig. 4 a to e
@@ -162,6 +163,7 @@ def resnet(
     zero_gamma: bool = True,
     stochastic_depth: UnitInterval = 0.0,
     head_dropout: UnitInterval = 0.0,
+    stem_form: StemForm = "convolution",
     repeat: Repeat = "loop",
 ) -> nn.Module:
     """ResNet for ImageNet and its descendants with activation after the sum, see `resflax.models.imagenet.resnet`."""
@@ -170,7 +172,8 @@ def resnet(
     bottleneck = {"strided": strided, "groups": groups, "base_width": base_width}
     return imagenet.resnet(
         depth, num_classes=num_classes, norm=norm, dtype=dtype, stem=stem, shortcut=shortcut, squeeze_excite=squeeze_excite,
-        width=width, zero_gamma=zero_gamma, stochastic_depth=stochastic_depth, head_dropout=head_dropout, repeat=repeat,
+        width=width, zero_gamma=zero_gamma, stochastic_depth=stochastic_depth, head_dropout=head_dropout, stem_form=stem_form,
+        repeat=repeat,
         **(bottleneck if depth >= imagenet.BOTTLENECK_FROM else {}),
     )  # fmt: skip
 
@@ -183,14 +186,16 @@ def resnetv2(
     dtype: DType = None,
     width: Count = 64,
     stochastic_depth: UnitInterval = 0.0,
+    stem_form: StemForm = "convolution",
     repeat: Repeat = "loop",
 ) -> nn.Module:
     """ResNet v2 for ImageNet: pre-activation."""
     from resflax.models import imagenet
 
     return imagenet.resnetv2(
-        depth, num_classes=num_classes, norm=norm, dtype=dtype, width=width, stochastic_depth=stochastic_depth, repeat=repeat
-    )
+        depth, num_classes=num_classes, norm=norm, dtype=dtype, width=width, stochastic_depth=stochastic_depth,
+        stem_form=stem_form, repeat=repeat,
+    )  # fmt: skip
 
 
 def bit(
@@ -214,6 +219,16 @@ def keras_resnetv2(depth: int, *, num_classes: int | None, norm: NormFactory | N
     from resflax.models import imagenet, keras_v2
 
     return keras_v2.KerasResNetV2(num_classes=num_classes, counts=imagenet.COUNTS[depth], norm=norm, dtype=dtype)
+
+
+def cifar_speedrun(
+    *, num_classes: int | None, norm: NormFactory | None = None, dtype: DType = None, width: Count = 64
+) -> nn.Module:
+    """The network of the CIFAR-10 speedruns: a whitening layer and three groups of `width`, 4 `width`, 4 `width`."""
+    from resflax.models import speedrun
+    from resflax.nn import BatchNorm
+
+    return speedrun.SpeedrunNet(num_classes=num_classes, width=width, norm=norm or BatchNorm, dtype=dtype)
 
 
 def tutorial_cnn(*, num_classes: int | None, norm: NormFactory | None = None, dtype: DType = None) -> nn.Module:

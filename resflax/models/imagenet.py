@@ -8,11 +8,12 @@ from typing import Any
 from flax import linen as nn
 
 from resflax import nn as layers
+from resflax.errors import ConfigError
 from resflax.models.blocks import BasicBlock, BottleneckBlock
 from resflax.models.ordering import OrderedBlock
 from resflax.models.resnet import ResNet
 from resflax.nn import stem as stems
-from resflax.types import BlockFactory, NormFactory, Stem
+from resflax.types import BlockFactory, ConvFactory, NormFactory, Stem
 
 # Blocks a stage. 18 to 152: He et al. 2015, Table 1; 200: He et al. 2016, Table 5; the others: Bello et al. 2021, Table 10.
 COUNTS: dict[int, tuple[int, ...]] = {
@@ -35,6 +36,7 @@ _STEMS: dict[str, Stem] = {
     "deep_tiered": functools.partial(stems.deep_stem, widths=(24, 32, 64)),
     "deep_unpooled": stems.deep_unpooled_stem,
 }
+_CONVOLUTIONS: dict[str, ConvFactory] = {"convolution": layers.Conv, "space_to_depth": layers.conv_by_space_to_depth}
 
 
 def resnet(
@@ -46,6 +48,7 @@ def resnet(
     stem: str,
     shortcut: str,
     squeeze_excite: float | None,
+    stem_form: str,
     **parts: Any,
 ) -> nn.Module:
     """ResNet v1, v1.5, C, D, S, T, ResNeXt, the wide ones, SE and RS.
@@ -58,8 +61,11 @@ def resnet(
       stem: a key of `_STEMS`; those but `7x7` have their own widths.
       shortcut: `B` or `D`, see `resflax.nn.shortcut`.
       squeeze_excite: ratio of the gate on each branch; None: no gate.
+      stem_form: a key of `_CONVOLUTIONS`: how the 7x7/2 of a stem is computed.
       **parts: of the block (`strided`, `groups`, `base_width`) or of the network.
     """
+    if stem_form != "convolution" and stem != "7x7":
+        raise ConfigError(f"model.kwargs.stem_form={stem_form} needs a 7x7 stem, got the stem {stem}; leave stem_form out")
     of_block = {name: parts.pop(name) for name in ("strided", "groups", "base_width") if name in parts}
     kind: BlockFactory = BottleneckBlock if depth >= BOTTLENECK_FROM else BasicBlock
     block = functools.partial(
@@ -74,12 +80,13 @@ def resnet(
         block=block,
         stem=functools.partial(stems.large_stem, width=width) if stem == "7x7" else _STEMS[stem],
         width=width,
+        conv=_CONVOLUTIONS[stem_form],
         norm=norm or layers.BatchNorm,
         **parts,
     )
 
 
-def resnetv2(depth: int, *, norm: NormFactory | None, width: int, **parts: Any) -> nn.Module:
+def resnetv2(depth: int, *, norm: NormFactory | None, width: int, stem_form: str, **parts: Any) -> nn.Module:
     """ResNet v2: pre-activation, the stride of a bottleneck on its 3x3 (He et al. 2016, Fig. 1 b)."""
     return ResNet(
         counts=COUNTS[depth],
@@ -87,6 +94,7 @@ def resnetv2(depth: int, *, norm: NormFactory | None, width: int, **parts: Any) 
         stem=functools.partial(stems.large_linear_stem, width=width),
         top=layers.normalised_top,
         width=width,
+        conv=_CONVOLUTIONS[stem_form],
         norm=norm or layers.BatchNorm,
         **parts,
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from resflax.nn import BatchNorm, Conv, GroupNorm
+from resflax.nn import BatchNorm, Conv, GroupNorm, WhiteningConv
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ def profile(model: nn.Module, input_shape: tuple[int, int, int]) -> list[Layer]:
             return following(*arguments, **keywords)
         inputs: Any = arguments[0] if arguments else None
         main = "shortcut" not in module.path
-        is_conv = isinstance(module, Conv)
+        is_conv = isinstance(module, (Conv, WhiteningConv))
         if main and is_conv and inputs.shape[1] != side:  # pooled since the last convolution
             window = round(side / inputs.shape[1])
             field, jump = field + (window - 1) * jump, jump * window
         output = following(*arguments, **keywords)
-        if not isinstance(module, (Conv, BatchNorm, GroupNorm, nn.Dense)):
+        if not isinstance(module, (Conv, WhiteningConv, BatchNorm, GroupNorm, nn.Dense)):
             return output
         counts = [int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(module.variables.get("params", {}))]
-        kernel = module.variables["params"].get("kernel")
+        kernel: Any = module.get_variable("batch_stats" if isinstance(module, WhiteningConv) else "params", "kernel")
         operations = 0
         if isinstance(kernel, (jax.Array, jax.core.Tracer)):
             operations = int(np.prod(kernel.shape)) * int(np.prod(output.shape[1:-1]))

@@ -8,7 +8,9 @@ from resflax.nn.noise import dropout, linear_rates, stochastic_depth
 from resflax.nn.pool import adaptive_average_pool, average_pool, global_average_pool, max_pool
 from resflax.nn.repeat import repeat, stack_blocks, unstack_blocks
 from resflax.nn.shortcut import ActivatedShortcut, PaddedShortcut, PooledShortcut, ProjectedEverywhere, ProjectedShortcut
+from resflax.nn.space_to_depth import SpaceToDepthConv, conv_by_space_to_depth
 from resflax.nn.squeeze_excite import SqueezeExcite
+from resflax.nn.whitening import WhiteningConv
 
 __all__ = [
     "ActivatedShortcut",
@@ -20,11 +22,14 @@ __all__ = [
     "PooledShortcut",
     "ProjectedEverywhere",
     "ProjectedShortcut",
+    "SpaceToDepthConv",
     "SqueezeExcite",
     "StandardizedConv",
+    "WhiteningConv",
     "activated_top",
     "adaptive_average_pool",
     "average_pool",
+    "conv_by_space_to_depth",
     "convolution",
     "dropout",
     "global_average_pool",

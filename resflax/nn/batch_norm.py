@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from resflax.nn.normalise import Gradient, normalise
 from resflax.types import Array, DType
 
 
@@ -23,7 +24,8 @@ class BatchNorm(nn.Module):
     the variance may be the `unbiased` one, n / (n - 1) times the biased, as PyTorch keeps it.
 
     Maps float[B, H, W, C] or float[B, C] to the same shape. B must be a multiple of `group_size`. Statistics are taken
-    in at least float32. Parameters: `scale`, `bias` float[C]; `batch_stats`: `mean`, `var` float[C].
+    in at least float32. `gradient`: how the derivative is computed, see `resflax.nn.normalise`. Parameters: `bias` and, with
+    `use_scale`, `scale` float[C], else it is 1; `batch_stats`: `mean`, `var` float[C].
     """
 
     use_running_average: bool
@@ -31,6 +33,8 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     running_variance: Literal["biased", "unbiased"] = "biased"
+    gradient: Gradient = "autodiff"
+    use_scale: bool = True
     dtype: DType = None  # of the result; None: that of the input
     param_dtype: DType = jnp.float32
     scale_init: Any = nn.initializers.ones
@@ -42,7 +46,8 @@ class BatchNorm(nn.Module):
         stats_dtype = jnp.promote_types(x.dtype, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), self.param_dtype)
-        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype)
+        ones = jnp.ones(channels, self.param_dtype)
+        scale = self.param("scale", self.scale_init, (channels,), self.param_dtype) if self.use_scale else ones
         bias = self.param("bias", self.bias_init, (channels,), self.param_dtype)
 
         if self.use_running_average:
@@ -55,12 +60,8 @@ class BatchNorm(nn.Module):
             raise ValueError(
                 f"the batch must be a multiple of group_size, got {x.shape[0]} and {size}; change the batch size or the group"
             )
-        grouped = x.astype(stats_dtype).reshape(-1, size, *x.shape[1:])  # [G, B/G, H, W, C]
-        axes = tuple(range(1, grouped.ndim - 1))
-        mean = jnp.mean(grouped, axes, keepdims=True)  # [G, 1, 1, 1, C]
-        centred = grouped - mean
-        var = jnp.mean(jnp.square(centred), axes, keepdims=True)
-        y = centred * (scale * lax.rsqrt(var + self.epsilon)) + bias
+        grouped = x.reshape(-1, size, *x.shape[1:])  # [G, B/G, H, W, C]
+        y, mean, var = normalise(grouped, scale, bias, self.epsilon, self.gradient)
 
         if not self.is_initializing():
             count = grouped.size // (grouped.shape[0] * channels)  # values a statistic is taken over

@@ -16,12 +16,13 @@ class Head(nn.Module):
     """A dense layer from features to logits, computed in at least float32: float[B, C] -> float[B, num_classes]."""
 
     num_classes: int
+    use_bias: bool = True
     kernel_init: nn.initializers.Initializer = linear_uniform
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        return nn.Dense(self.num_classes, dtype=dtype, kernel_init=self.kernel_init, name="dense")(x)
+        return nn.Dense(self.num_classes, self.use_bias, dtype=dtype, kernel_init=self.kernel_init, name="dense")(x)
 
 
 def pooled_top(x: Array, norm: NormFactory) -> Array:

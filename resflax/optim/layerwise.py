@@ -101,6 +101,18 @@ def scale_rest(factor: float) -> optax.GradientTransformation:
     return layerwise(lambda update, _: factor * update, lambda names: not is_hidden_kernel(names))
 
 
+def keep_norms() -> optax.GradientTransformation:
+    """Brings hidden kernels to the norm `sqrt(outputs)` before the update is added, as airbench94_muon does.
+
+    A kernel that is normalised afterwards only has a direction; with its norm held the rate alone says how fast that turns.
+    """
+
+    def rule(update: Array, param: Array) -> Array:
+        return update + param * (param.shape[-1] ** 0.5 / jnp.linalg.norm(param) - 1)
+
+    return layerwise(rule, is_hidden_kernel)
+
+
 def newton_schulz(matrix: Array, steps: int = 5) -> Array:
     """Replaces each singular value s of float[rows, columns] by one between about 0.68 and 1.2.
 

@@ -14,6 +14,7 @@ from resflax.version import __version__
 if TYPE_CHECKING:
     from resflax.config import Config
 
+VIEWS = {"single": 1, "mirror": 2, "mirror_shift": 6}  # of each image, see `resflax.data.views`
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -54,7 +55,7 @@ def describe_evaluation(config: Config, metadata: Mapping[str, Any]) -> dict[str
         "crop_ratio": config.data.crop_ratio if files else 1.0,
         "interpolation": "bilinear, antialiased" if files or size != source else "none",
         "decoder": "pillow" if files else "none" if config.data.name.endswith(".npz") else "opencv",
-        "views": 1,
+        "views": VIEWS[config.data.eval_views],
         "weights": "raw" if config.ema.decay is None else "ema",
         "batch_norm": "reestimated" if config.batch_norm.reestimate else "running",
     }

@@ -121,7 +121,7 @@ class Checkpoints:
         self._root, self._keep_last, self._keep_best = root, keep_last, keep_best
         self._committing: futures.Future[None] | None = None
         self._snapshot = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-        self._primary = jax.process_index() == 0
+        self._primary, self._alone = jax.process_index() == 0, jax.process_count() == 1
         with storage("write", root):
             root.mkdir(parents=True, exist_ok=True)
             there = root.iterdir() if self._primary and root.exists() else ()  # an object store has no empty folders
@@ -141,30 +141,38 @@ class Checkpoints:
     ) -> None:
         """Starts saving; waits only for an earlier save. A step that is already committed is left alone.
 
+        A single process leaves all the rest to a thread. Several start to write together, which takes the devices, so that
+        their callers must do it between two steps.
+
         Raises `StorageError` if the earlier save failed.
         """
         self.wait()
         path = self._root / str(step)
         if (path / _MANIFEST).exists():
             return
-        # The caller goes on to donate these buffers; Orbax may still be reading them.
-        snapshot = self._snapshot(state)
+        # The caller goes on to donate these buffers, while they are still being read, and to change its progress.
+        snapshot, frozen = self._snapshot(state), json.loads(json.dumps(progress))
+        if not self._alone:
+            self._start_writing(path, snapshot)
+        manifest = {"format": FORMAT, "step": step, "score": score}
+        self._committing = self._thread.submit(self._commit, path, snapshot, manifest, frozen, dict(metadata))
+
+    def _start_writing(self, path: epath.Path, snapshot: Tree) -> None:
         with storage("write", path):
             path.mkdir(parents=True, exist_ok=True)
             self._orbax.save(_absolute(path / "state"), args=ocp.args.StandardSave(snapshot))
-        manifest = {"format": FORMAT, "step": step, "score": score, "tree": signature(snapshot)}
-        frozen = json.loads(json.dumps(progress))  # the caller goes on to change it
-        self._committing = self._thread.submit(self._commit, path, manifest, frozen, dict(metadata))
 
-    def _commit(self, path: epath.Path, manifest: dict[str, Any], progress: Any, metadata: Any) -> None:
-        """Runs in a thread: waits for Orbax to put the arrays in place, then writes the rest, the manifest last."""
+    def _commit(self, path: epath.Path, snapshot: Tree, manifest: dict[str, Any], progress: Any, metadata: Any) -> None:
+        """Runs in a thread: has Orbax put the arrays in place, then writes the rest, the manifest last."""
+        if self._alone:
+            self._start_writing(path, snapshot)
         self._orbax.wait_until_finished()
         if not self._primary:
             return
         write_json(path / "progress.json", progress)
         write_json(path / "metadata.json", metadata)
         files = {name: {"size": (path / name).stat().length, "sha256": sha256(path / name)} for name in _files(path)}
-        manifest = {**manifest, "files": files}
+        manifest = {**manifest, "tree": signature(snapshot), "files": files}
         write_json(path / _MANIFEST, {**manifest, "sha256": _manifest_digest(manifest)})
         self._remove_old()
 

@@ -41,16 +41,14 @@ class MetricsWriter:
 
 
 def _summary_writer() -> Any:
-    """tensorboardX imports PyTorch wherever that is installed, for seconds and hundreds of megabytes; here it finds none."""
-    absent = object()
-    torch = sys.modules.get("torch", absent)
-    if torch is absent:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it now raises ImportError
+    """tensorboardX imports PyTorch and clients of clouds wherever they are installed, for seconds; here it finds none."""
+    absent = {"torch", "google.cloud.storage", "boto3"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # an import of them now raises ImportError
     try:
         from tensorboardX import SummaryWriter
     finally:
-        if torch is absent:
-            del sys.modules["torch"]
+        for name in absent:
+            del sys.modules[name]
     return SummaryWriter
 
 

@@ -12,6 +12,7 @@ from resflax.errors import DataError, Interrupted
 from resflax.training.chunk import RunChunk
 from resflax.training.distributed import agree
 from resflax.training.logs import Display, MetricsWriter
+from resflax.training.moments import reached
 from resflax.training.progress import Progress
 from resflax.training.signals import SignalFlag
 from resflax.training.state import TrainState
@@ -63,6 +64,7 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
         began = time.perf_counter()
         state, reports = loop.run_chunk(state, step, stop)
         seconds = time.perf_counter() - began
+        reached("chunk")
         if not reports.finite[-1]:
             raise DataError(
                 f"the loss or gradient of step {step + len(reports.finite)} is not finite; "

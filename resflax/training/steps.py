@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -113,14 +114,26 @@ def make_train_step(
 
 
 EvalStep = Callable[[Sums, Variables, Batch, Batch], Sums]
+Score = Callable[[Callable[[Array], Array], Array], Array]  # (network in evaluation, images [B, H, W, C]) -> logits [B, K]
 
 
-def make_eval_step(model: nn.Module, materialise: Materialise, shard: Callable[[Any], Any] = lambda batch: batch) -> EvalStep:
-    """Returns `eval_step(sums, variables, host_batch, resident) -> sums`, with the batch's unmasked examples added."""
+def make_eval_step(
+    model: nn.Module,
+    materialise: Materialise,
+    shard: Callable[[Any], Any] = lambda batch: batch,
+    score: Score = lambda network, images: network(images),
+) -> EvalStep:
+    """Returns `eval_step(sums, variables, host_batch, resident) -> sums`, with the batch's unmasked examples added.
+
+    Args:
+      model, materialise, shard: see `make_train_step`.
+      score: calls the network, once or on several views of the images.
+    """
 
     def eval_step(sums: Sums, variables: Variables, batch: Batch, resident: Batch) -> Sums:
         examples = shard(materialise(batch, resident))
-        logits: Any = model.apply(variables, examples["image"], train=False)
+        network: Any = functools.partial(model.apply, variables, train=False)
+        logits = score(network, examples["image"])
         return sums.merge(evaluate_logits(logits, examples["label"], examples["mask"]))
 
     return eval_step

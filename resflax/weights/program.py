@@ -104,6 +104,10 @@ def _apply(equation: core.JaxprEqn, operands: Sequence[Any], rule: Rule | None) 
     primitive, params = equation.primitive, equation.params
     if primitive.name in _CALLS:
         return evaluate(params[_CALLS[primitive.name]], *operands, rule=rule)
+    if primitive.name == "platform_index":  # of `lax.platform_dependent`: what is written is the form of no platform
+        return [params["platforms"].index(None)]
+    if primitive.name == "cond" and is_constant(operands[0]):
+        return evaluate(params["branches"][int(operands[0])], *operands[1:], rule=rule)
     if is_constant(*operands):
         with jax.ensure_compile_time_eval():
             result = primitive.bind(*operands, **params)

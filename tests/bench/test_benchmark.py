@@ -10,11 +10,11 @@ import sys
 import pytest
 
 from resflax import benchmark as command_module
-from resflax.bench import forward, image_files
 from resflax.bench.peers import make_peer, require
 from resflax.bench.process import in_new_process
 from resflax.bench.workload import Contender, Program, Workload
 from resflax.benchmark import _without_cache, benchmark, main
+from resflax.build import inference
 from resflax.build.measure import build_run, compile_once, our_training
 from resflax.errors import ConfigError, ResflaxError
 
@@ -64,29 +64,24 @@ def test_train():
 
 
 def test_infer():
-    (measurement,) = check(benchmark("infer", Workload("cifar_resnet8", 1), steps=2, repeats=2), "infer")
-    check_rows(measurement["contenders"], [])
+    (measurement,) = check(benchmark("infer", Workload("cifar_resnet8", 1), ["unfolded"], steps=2, repeats=2), "infer")
+    check_rows(measurement["contenders"], ["unfolded"])
+    ours, unfolded = measurement["contenders"].values()
+    assert ours["parameters"] == unfolded["parameters"]
+    assert ours["last_value"] == pytest.approx(unfolded["last_value"], rel=1e-4)  # the same images, weights and function
 
 
 def test_inference_is_measured_at_batch_one_too(monkeypatch):
     def fake(name, task, workload):
         return Contender(name, lambda: Program(lambda steps: float(workload.batch_size)))
 
-    monkeypatch.setattr(forward, "our_inference", lambda workload: fake("resflax", "infer", workload))
+    monkeypatch.setattr(inference, "our_inference", lambda workload: fake("resflax", "infer", workload))
     monkeypatch.setattr(command_module, "make_peer", fake)
     single, batch = check(benchmark("infer", TINY, ["linen"], steps=2, repeats=2), "infer")
     for measurement, size in ((single, 1), (batch, 4)):
         assert measurement["batch_size"] == size
         assert [row["last_value"] for row in measurement["contenders"].values()] == [size, size]
         check_rows(measurement["contenders"], ["linen"])
-
-
-def test_input(monkeypatch):
-    monkeypatch.setattr(image_files, "FILES", 3)
-    (measurement,) = check(benchmark("input", TINY, ["pillow"], steps=2, repeats=2), "input")
-    check_rows(measurement["contenders"], ["pillow"])
-    assert measurement["files"] == 3
-    assert 50_000 < measurement["mean_file_bytes"] < 200_000  # as photographs of this size have
 
 
 def test_compile(monkeypatch):
@@ -155,11 +150,21 @@ def test_our_steps_are_those_of_a_run(tmp_path):
         ("trian", "argument TASK: invalid choice: 'trian'"),
         (
             "train --against=pytorch",
-            "linen, torch, torch-compile, keras, loop, scan, scan_remat with train, got 'pytorch'; ",
+            "linen, torch, torch-compile, keras, torch-graphs, timm, timm-compile, loop, scan, scan_remat, ",
         ),
         ("train --against=linen,pillow", "got 'pillow'; did you mean "),
-        ("input --against=torch", "--against must hold only pillow with input, got 'torch'; did you mean pillow?"),
+        ("input --against=torch", "--against must hold only pillow, tf.data with input, got 'torch'; did you mean "),
+        ("input-cifar --against=pillow", "--against must hold only host, torch-loader, tf.data with input-cifar, got 'pillow'"),
         ("train --model=resnet50 --against=linen", "--against=linen needs a --model=cifar_resnet<depth>, got resnet50; "),
+        ("train --against=timm", "--against=timm needs a --model for ImageNet, got cifar_resnet20; use --model=resnet50"),
+        (
+            "train --model=resnet50 --against=torch-graphs",
+            "--against=torch-graphs needs a --model=cifar_resnet<depth>, got resnet",
+        ),
+        ("infer --against=closed_form", " with infer, got 'closed_form'; did you mean "),
+        ("infer --model=resnet18 --against=torch", "=cifar_resnet<depth> or resnet50, resnet101, resnet152, got resnet18; "),
+        ("infer --model=cifar_resnet8 --against=timm", "--against=timm needs a --model for ImageNet, got cifar_resnet8; "),
+        ("train --against=onnxruntime", "with train, got 'onnxruntime'; "),
         ("train --batch_size=0", "argument --batch_size: must be a whole number at least 1, got '0'; see "),
         ("train --repeats=-1", "argument --repeats: must be a whole number at least 1, got '-1'"),
         ("train --steps=1.5", "argument --steps: must be a whole number at least 1, got '1.5'"),
@@ -197,13 +202,21 @@ def test_default_peers_need_a_network_that_they_have(monkeypatch, capsys):
 
     monkeypatch.setattr(command_module, "benchmark", record)
     monkeypatch.setattr(command_module, "_without_cache", lambda: None)
-    for line in ("train", "train --against=", "infer --model=resnet50", "input --steps=3", "compile --repeats=2"):
+    for line in (
+        "train",
+        "train --against=",
+        "infer --model=resnet50",
+        "input --steps=3",
+        "input-cifar",
+        "compile --repeats=2",
+    ):
         assert main(line.split()) == 0
     assert asked == [
         ("train", "cifar_resnet20", ["linen"], 20, 5),
         ("train", "cifar_resnet20", [], 20, 5),
         ("infer", "resnet50", [], 20, 5),
         ("input", "cifar_resnet20", ["pillow"], 3, 5),
+        ("input-cifar", "cifar_resnet20", ["host"], 20, 5),
         ("compile", "cifar_resnet20", [], 1, 2),
     ]
 
@@ -216,10 +229,10 @@ def test_a_bad_command_line_is_refused_before_anything_heavy_is_imported(one_dev
 
 
 def test_the_command_prints_and_records_the_same(command, tmp_path):
-    child = command("benchmark", "input", "--batch_size=2", "--steps=1", "--repeats=1", "--output=out/record.json")
+    child = command("benchmark", "input-cifar", "--batch_size=2", "--steps=1", "--repeats=1", "--output=out/record.json")
     assert child.returncode == 0, child.stderr
     printed = json.loads(child.stdout.splitlines()[-1])
-    check(printed, "input")
+    check(printed, "input-cifar")
     assert json.loads((tmp_path / "out/record.json").read_text()) == printed
 
 

@@ -1,7 +1,9 @@
 """Peers do the work that we do: as many parameters and, given our weights, our logits."""
 
+import contextlib
 import functools
 import itertools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,14 @@ import pytest
 
 from resflax.bench.peers import make_peer
 from resflax.bench.workload import Workload
-from resflax.models.zoo import create_model
+from resflax.build.inference import export, onnxruntime_inference
+from resflax.errors import ConfigError
+from resflax.models.zoo import MODELS, create_model
 from resflax.tree import named_leaves, parameter_count
+from resflax.weights.names import take_out
+from resflax.weights.torch_names import torch_naming, with_counters
+from tests.parity.origin import import_timm
+from tests.weights import random_network
 
 SMALL = Workload("cifar_resnet8", 4)
 PARAMETERS = 75_290
@@ -116,6 +124,134 @@ def test_torch_gives_our_logits(torch, ours):
     images = torch.from_numpy(SMALL.batch()[0]).permute(0, 3, 1, 2)
     for train in (False, True):
         assert_close(model.train(train)(images).detach().numpy(), our_logits(ours, train))
+
+
+@pytest.mark.parity
+def test_torch_gives_our_logits_of_resnet50(torch):
+    """Each of its parameters is one of ours, by torchvision's names; on images with a side that no stride divides."""
+    from resflax.bench.torch_peer import large_network
+
+    model, variables, _ = random_network("resnet50", 33, num_classes=1000)
+    assert parameter_count(variables["params"]) == MODELS["resnet50"].parameters == 25_557_032
+    tensors = with_counters(take_out(variables, torch_naming(model, "torchvision"), "resnet50"))
+    peer = large_network(torch, 50, 1000).eval()
+    assert sum(one.numel() for one in peer.parameters()) == 25_557_032
+    peer.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}, strict=True)
+    images = np.random.default_rng(0).normal(size=(2, 33, 33, 3)).astype(np.float32)
+    with torch.inference_mode():
+        found = peer(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()
+    assert_close(found, jax.jit(functools.partial(model.apply, train=False))(variables, images))
+
+
+@pytest.mark.parity
+def test_onnxruntime_gives_our_logits():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("jax2onnx")
+
+    model, variables, _ = random_network("resnet50", 33, num_classes=1000)
+    for batch in (1, 2):
+        images = np.random.default_rng(0).normal(size=(batch, 33, 33, 3)).astype(np.float32)
+        content = export(model, variables, images, "resnet50")
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        found = session.run(None, {"images": images})[0]
+        assert_close(found, jax.jit(functools.partial(model.apply, train=False))(variables, images))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["torch", "onnxruntime", "timm"])
+def test_inference_of_imagenets_networks(torch, name):
+    """As many parameters as ours; a forward pass at the size of ImageNet."""
+    if name == "timm":
+        import_timm()
+    if name == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    workload = Workload("resnet18" if name == "timm" else "resnet50", 1)
+    contender = onnxruntime_inference(workload) if name == "onnxruntime" else make_peer(name, "infer", workload)
+    contender.prepare()
+    contender.run(1)
+    assert contender.program.parameters == MODELS[workload.model].parameters
+
+
+@pytest.mark.parity
+def test_onnxruntime_runs_in_single_precision_only():
+    pytest.importorskip("jax2onnx")
+    with pytest.raises(ConfigError, match="--against=onnxruntime needs --precision=float32, got bfloat16; leave it out"):
+        onnxruntime_inference(Workload("cifar_resnet8", 1, "bfloat16"))
+
+
+def test_cuda_graphs_need_a_gpu():
+    with pytest.raises(
+        ConfigError, match="--against=torch-graphs needs a GPU with CUDA, but JAX runs on the cpu; leave it out"
+    ):
+        make_peer("torch-graphs", "train", SMALL)
+
+
+class Cuda:
+    """CUDA graphs without CUDA: notes what is done in which order; a replay repeats nothing."""
+
+    def __init__(self):
+        self.log = []
+
+    def Stream(self):  # noqa: N802
+        return self.current_stream()
+
+    def current_stream(self):
+        return types.SimpleNamespace(wait_stream=lambda other: self.log.append("wait"))
+
+    def CUDAGraph(self):  # noqa: N802
+        return types.SimpleNamespace(replay=lambda: self.log.append("replay"))
+
+    def synchronize(self):
+        self.log.append("synchronize")
+
+    @contextlib.contextmanager
+    def _around(self, name):
+        self.log.append(name)
+        yield
+        self.log.append(f"end {name}")
+
+    def stream(self, stream):
+        return self._around("side stream")
+
+    def graph(self, graph):
+        return self._around("capture")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_step_is_captured_once_and_replayed(torch, precision):
+    from resflax.bench.graphs_peer import WARM_UP, captured
+    from resflax.bench.torch_peer import network
+
+    cuda, parts = Cuda(), ("autocast", "backends", "bfloat16", "channels_last", "from_numpy", "nn", "optim")
+    with_graphs = types.SimpleNamespace(cuda=cuda, **{name: getattr(torch, name) for name in parts})
+    model = network(torch, 8, 10)
+    before = [one.detach().clone() for one in model.parameters()]
+    program = captured(with_graphs, model, "cpu", Workload("cifar_resnet8", 4, precision))
+    assert program.parameters == PARAMETERS
+    assert cuda.log == ["wait", "side stream", "end side stream", "wait", "capture", "end capture"]
+    assert model[1].num_batches_tracked == WARM_UP + 1
+    assert all(not torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))
+    assert 0 < program.advance(3) < 10
+    assert cuda.log[6:] == ["replay"] * 3 + ["synchronize"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["timm", pytest.param("timm-compile", marks=pytest.mark.long)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_timm_trains_the_network_of_that_name(name, precision):
+    import_timm()
+    contender = make_peer(name, "train", Workload("resnet18", 2, precision))
+    contender.prepare()
+    contender.run(1)
+    assert contender.program.parameters == MODELS["resnet18"].parameters
+
+
+@pytest.mark.parity
+def test_timm_has_not_all_of_our_models():
+    import_timm()
+    with pytest.raises(ConfigError, match=r"--against=timm needs a --model that timm .* has, got resnet50_v1; leave it out"):
+        make_peer("timm", "train", Workload("resnet50_v1", 2))
 
 
 @pytest.mark.parity

@@ -106,10 +106,19 @@ IMPOSSIBLE = {
             "config.checkpoint.every_steps must be a multiple of config.eval_every_steps, got 30 and 20",
         ),
     ],
+    "_compiler_options": [
+        (
+            "precision.compiler_options=xla_gpu_autotune_level",
+            "must hold NAME=VALUE, the items of a list joined by +, got 'xla_",
+        ),
+        ("precision.compiler_options==1", "got '=1'; for example xla_gpu_autotune_level=0"),
+        ("precision.compiler_options=a=1,b=2,a=3", "must set each option once, got a, b, a; join a list's items by +"),
+    ],
     "_augmentations": [
         (
             "data.augment=flp",
-            "config.data.augment must hold only random_resized_crop, pad_crop:PIXELS, flip, got 'flp'; did you mean flip?",
+            "config.data.augment must hold only random_resized_crop, pad_crop:PIXELS, reflect_crop:PIXELS, flip, "
+            "alternating_flip, got 'flp'; did you mean flip?",
         ),
         ("data.augment=crop:4", "got 'crop:4'; did you mean pad_crop:PIXELS?"),
         ("data.augment=flip:1", "flip takes no argument, got 'flip:1'; write flip"),

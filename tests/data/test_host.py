@@ -14,7 +14,7 @@ from resflax.data.folders import load_folder
 from resflax.data.order import training_batch
 from resflax.data.pipeline import HostPipeline, ResidentPipeline
 from resflax.data.preprocess import Preprocessing, fit_preprocessing
-from resflax.data.reading import array_reader, centered_reader, decode_all, find_unreadable, random_crop_reader
+from resflax.data.reading import Gather, array_reader, centered_reader, decode_all, find_unreadable, random_crop_reader
 from resflax.errors import InputError
 from tests import micro
 
@@ -135,6 +135,20 @@ def test_both_forms_make_bit_equal_evaluation_batches(both):
         np.testing.assert_array_equal(ours["mask"], theirs["mask"])
         keep = ours["mask"]  # what lies under the mask is nobody's business
         assert_equal({name: ours[name][keep] for name in ours}, {name: theirs[name][keep] for name in theirs})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_arrays_are_gathered_a_batch_at_a_time(workers, monkeypatch):
+    arrays = load_split("digits", "train[:10]")
+    asked = []
+    monkeypatch.setattr(Gather, "__call__", lambda self, ids: asked.append(len(ids)) or self.images[ids])
+    pipeline = HostPipeline(PLAIN, 4, read=array_reader(arrays), labels=arrays.labels, workers=workers)
+    batches = list(pipeline.evaluation_batches())
+    assert asked == [4, 4, 4]
+    np.testing.assert_array_equal(np.concatenate([batch["image"] for batch in batches])[:10], arrays.images)
+    assert not batches[-1]["image"][2:].any()  # under the mask
+    assert arrays.images[0].any()  # which is where those rows would come from
+    assert batches[-1]["label"].tolist() == [*arrays.labels[8:], 0, 0]
 
 
 @pytest.mark.long

@@ -166,6 +166,9 @@ SOURCES: dict[str, Source] = {
     "vgg13_bn": _torchvision(133_053_736, 11_308_466_176, "11.308"),
     "vgg16_bn": _torchvision(138_365_992, 15_470_264_320, "15.47"),
     "vgg19_bn": _torchvision(143_678_248, 19_632_062_464, "19.632"),
+    "cifar_speedrun": Source(
+        "KellerJordan/cifar10-airbench, airbench94_muon.py: the code alone", "arithmetic", 1_971_352, 118_147_360, 32
+    ),
     "tutorial_cnn": _small(_TUTORIAL, 42_442, None, 3_915_648),
     "tutorial_resnet": Source(_TUTORIAL, "arithmetic", 64_152_552, 9_603_391_488),
 }

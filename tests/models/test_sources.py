@@ -4,6 +4,7 @@ The rows are traced, never allocated. The parity tests repeat the exact counts w
 are installed (`make test-parity` does).
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -51,6 +52,9 @@ def multiply_adds(jaxpr: core.Jaxpr) -> int:
             else:
                 terms = math.prod(left[axis] for axis in dimensions[0][0])
             total += terms * math.prod(equation.outvars[0].aval.shape)
+        elif equation.params.get("branches_platforms"):  # of `lax.platform_dependent`: every platform does the same
+            (count,) = {multiply_adds(branch.jaxpr) for branch in equation.params["branches"]}
+            total += count
         else:
             inner = [multiply_adds(jaxpr) for value in equation.params.values() for jaxpr in jaxprs_in(value)]
             assert equation.primitive.name not in ("cond", "while") or not any(inner), "which branch, how often?"
@@ -70,8 +74,8 @@ def trace(name: str, image_size: int) -> Traced:
     repeat = {"repeat": "scan"} if "repeat" in model_options(name) else {}  # the same leaves, stacked: depth costs no time
     model = resflax.create_model(name, MODELS[name].num_classes, **repeat)
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    run = jax.make_jaxpr(lambda images: model.init_with_output(jax.random.key(0), images, train=False), return_shape=True)
-    jaxpr, (_, variables) = run(images)
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
+    jaxpr = jax.make_jaxpr(functools.partial(model.apply, train=False))(variables, images)
     leaves = flatten_dict(variables["params"])
     norms = {path[:-1] for path in leaves if path[-1] == "scale"}
     return Traced(
@@ -221,6 +225,19 @@ def vgg(tally, *counts):
     tally.dense(512, 10)
 
 
+def speedrun(tally, *widths):
+    """airbench94: 2x2 whitening with a bias alone to train, then 3x3 / pool / bias / 3x3 / bias, no padding in the pools."""
+    tally.parameters += 24
+    tally.multiply_adds += 31 * 31 * 2 * 2 * 3 * 24
+    inputs, side = 24, 31
+    for width in widths:
+        tally.conv(3, inputs, width, side)
+        inputs, side = width, side // 2
+        tally.conv(3, width, width, side)
+        tally.parameters += 2 * width
+    tally.conv(1, inputs, 10, 1)
+
+
 def tutorial_cnn(tally):
     tally.conv(3, 3, 32, 30, bias=True)
     tally.conv(3, 32, 64, 13, bias=True)
@@ -252,6 +269,7 @@ ARITHMETIC = {
     "cifar_vgg13": (vgg, 2, 2, 2, 2, 2),
     "cifar_vgg16": (vgg, 2, 2, 3, 3, 3),
     "cifar_vgg19": (vgg, 2, 2, 4, 4, 4),
+    "cifar_speedrun": (speedrun, 64, 256, 256),
     "tutorial_cnn": (tutorial_cnn,),
     "tutorial_resnet": (tutorial_resnet,),
 }

@@ -95,7 +95,14 @@ def test_networks_between_the_published_ones():
 
 
 def test_options_are_those_a_name_leaves_open():
-    assert set(model_options("resnet50d")) == {"width", "zero_gamma", "stochastic_depth", "head_dropout", "repeat"}
+    assert set(model_options("resnet50d")) == {
+        "width",
+        "zero_gamma",
+        "stochastic_depth",
+        "head_dropout",
+        "stem_form",
+        "repeat",
+    }
     assert set(model_options("cifar_preresnet164")) == {"width", "ordering", "shortcut", "stochastic_depth", "repeat"}
 
 

@@ -73,3 +73,12 @@ def test_inference_does_not_depend_on_the_rest_of_the_batch():
     variables = layer.init(jax.random.key(0), x)
     noisy = x.at[1:].set(1e3)
     np.testing.assert_array_equal(layer.apply(variables, x)[0], layer.apply(variables, noisy)[0])
+
+
+def test_without_a_scale_it_is_one():
+    x = jax.random.normal(jax.random.key(0), (8, 4, 4, 3))
+    plain, scaled = (BatchNorm(use_running_average=False, use_scale=use) for use in (False, True))
+    variables = plain.init(jax.random.key(1), x)
+    assert variables["params"].keys() == {"bias"}
+    expected = scaled.apply(scaled.init(jax.random.key(1), x), x, mutable=["batch_stats"])[0]
+    np.testing.assert_array_equal(plain.apply(variables, x, mutable=["batch_stats"])[0], expected)

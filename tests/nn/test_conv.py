@@ -34,10 +34,10 @@ def test_canonical_gradients_equal_those_of_lax(kernel, stride, dilation, groups
         x = jnp.asarray(rng.normal(size=(3, *size, 4)))
         w = jnp.asarray(rng.normal(size=(kernel, kernel, 4 // groups, 6)))
         y, canonical = jax.vjp(lambda x, w: convolution(x, w, **options, gradient="canonical"), x, w)
-        expected, reference = jax.vjp(lambda x, w: convolution(x, w, **options), x, w)
+        expected, reference = jax.vjp(lambda x, w: convolution(x, w, **options, gradient="lax"), x, w)
         dy = jnp.asarray(rng.normal(size=y.shape))
         assert y.dtype == jnp.float64
-        np.testing.assert_array_equal(y, expected)
+        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
         for ours, theirs in zip(canonical(dy), reference(dy), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
@@ -48,7 +48,7 @@ def test_uneven_padding_and_uneven_strides():
         rng = np.random.default_rng(0)
         x, w = jnp.asarray(rng.normal(size=(2, 10, 11, 2))), jnp.asarray(rng.normal(size=(3, 2, 2, 5)))
         y, canonical = jax.vjp(lambda x, w: convolution(x, w, **options, gradient="canonical"), x, w)
-        _, reference = jax.vjp(lambda x, w: convolution(x, w, **options), x, w)
+        _, reference = jax.vjp(lambda x, w: convolution(x, w, **options, gradient="lax"), x, w)
         for ours, theirs in zip(canonical(jnp.ones_like(y)), reference(jnp.ones_like(y)), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
 
@@ -100,6 +100,43 @@ def test_gradient_in_a_scan_uses_the_canonical_form_on_cpu_only():
 
     assert "[f, 0, 1, b]" not in lowered("cpu")
     assert "[f, 0, 1, b]" in lowered("cuda")  # lax's own kernel gradient
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options", "product"),
+    [(1, {}, True), (1, {"stride": (2, 2)}, True), (1, {"groups": 2}, False), (3, {}, False)],
+)
+def test_a_pointwise_convolution_is_a_product_on_cpu_only(kernel, options, product):
+    """Forward and both gradients; where padding is left out, a 1x1 kernel has none."""
+
+    def lowered(platform):
+        function = jax.jit(lambda x, w, dy: jax.vjp(lambda x, w: convolution(x, w, **options), x, w)[1](dy))
+        x, w = jnp.ones((2, 8, 8, 4)), jnp.ones((kernel, kernel, 4 // options.get("groups", 1), 6))
+        forward = jax.jit(lambda x, w: convolution(x, w, **options))
+        texts = [one.trace(*arguments).lower(lowering_platforms=(platform,)).as_text() for one, arguments in (
+            (forward, (x, w)), (function, (x, w, forward(x, w))),
+        )]  # fmt: skip
+        return ["stablehlo.convolution" in text for text in texts], ["stablehlo.dot_general" in text for text in texts]
+
+    assert lowered("cpu") == ([not product] * 2, [product] * 2)
+    assert lowered("cuda") == ([True] * 2, [False] * 2)
+
+
+@pytest.mark.parametrize("features", [1, 8])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_statistics_behind_a_product_survive_compilation(batch, features):
+    """XLA:CPU of jaxlib 0.10.2 computes `sum((a @ b)**2)` wrongly for some shapes (jax issue 39103)."""
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((batch, 5, 5, 16), (1, 1, 16, features)))
+
+    @jax.jit
+    def statistics(x, w):
+        y = convolution(x, w)
+        return jnp.mean(y, (0, 1, 2)), jnp.mean(jnp.square(y), (0, 1, 2)), jnp.sum(jnp.square(y))
+
+    y = x.astype(np.float64) @ w[0, 0].astype(np.float64)
+    for found, expected in zip(statistics(x, w), (y.mean((0, 1, 2)), (y**2).mean((0, 1, 2)), (y**2).sum()), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("batch", "stride"), [(48, 1), (144, 2)])

@@ -150,3 +150,16 @@ def test_head(dtype):
     )
     params = {"dense": {"kernel": kernel, "bias": bias}}
     assert_equal(Head(10).apply({"params": params}, jnp.asarray(x)), expected, dtype)
+
+
+def test_gradient_of_max_pools_that_do_not_overlap():
+    """Reaches the largest pixel of each window alone; pixels past the last whole window have none."""
+    x = np.random.default_rng(0).normal(size=(2, 7, 5, 3)).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=(2, 3, 2, 3)).astype(np.float32)
+    expected = np.zeros_like(x)
+    for b, i, j, c in np.ndindex(weights.shape):
+        tile = x[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
+        row, column = np.unravel_index(tile.argmax(), tile.shape)
+        expected[b, 2 * i + row, 2 * j + column, c] = weights[b, i, j, c]
+    found = jax.grad(lambda x: jnp.sum(max_pool(x, 2, 2) * weights))(jnp.asarray(x))
+    np.testing.assert_array_equal(found, expected)

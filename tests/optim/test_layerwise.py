@@ -12,14 +12,17 @@ import resflax
 from resflax.build import make_model, make_optimizer
 from resflax.build.parts import initial_state
 from resflax.config import Config, ModelConfig, OptimConfig, PrecisionConfig, validate
+from resflax.data.preprocess import Preprocessing
 from resflax.nn import stack_blocks, unstack_blocks
 from resflax.optim.layerwise import clip_adaptively, is_hidden_kernel, newton_schulz, orthogonalized
 from resflax.tree import named_leaves
 
+NOTHING, IMAGES = Preprocessing((8, 8), np.zeros(3), np.ones(3)), np.zeros((1, 8, 8, 3), np.uint8)
 OPTIMIZERS = {
     "sgd": OptimConfig(weight_decay=1e-3, decay_mask="kernels", nesterov=True, clip_norm=1.0),
     "lars": OptimConfig("lars", 2.0, trust_coefficient=0.02, weight_decay=1e-3, decay_mask="kernels", nesterov=True),
     "muon": OptimConfig("muon", 0.05, sgd_learning_rate=0.1, weight_decay=1e-2, decay="decoupled", nesterov=True),
+    "muon, norms kept": OptimConfig("muon", 0.05, sgd_learning_rate=0.1, fixed_norm=True),
     "adaptive clipping": OptimConfig(clip_adaptive=0.01),
     "adam": OptimConfig("adam", 1e-3, weight_decay=1e-3),
 }
@@ -50,7 +53,9 @@ def gradients(repeat):
         logits, changed = model.apply(variables, images, train=True, mutable=["batch_stats"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), changed["batch_stats"]
 
-    state = jax.jit(lambda: initial_state(config("loop"), make_model(config("loop"), 4), optax.identity(), (8, 8, 3)))()
+    state = jax.jit(
+        lambda: initial_state(config("loop"), make_model(config("loop"), 4), optax.identity(), NOTHING, 0, IMAGES)
+    )()
     convert = stack_blocks if repeat == "scan" else lambda tree: tree
     return convert(state.params), convert(state.batch_stats), jax.jit(jax.grad(loss, has_aux=True))
 
@@ -271,3 +276,19 @@ def test_muon_takes_all_kernels_of_a_family_but_two(model, first):
     kernels = {name for name in named_leaves(params) if name.endswith("/kernel")}
     left = {name for name in kernels if not is_hidden_kernel(tuple(name.split("/")))}
     assert left == {f"{first}/kernel", "head/dense/kernel"}
+
+
+def test_norms_are_kept_before_each_update(x64):
+    """airbench94_muon: `p *= sqrt(len(p)) / norm(p)`, then the orthogonal update."""
+    optim = OptimConfig("muon", 0.2, sgd_learning_rate=0.3, momentum=0.6, nesterov=True, fixed_norm=True)
+
+    def update(name, gradient, w, velocity, step):
+        velocity[name] = 0.6 * velocity[name] + gradient
+        direction = gradient + 0.6 * velocity[name]
+        if name not in HIDDEN:
+            return 0.3 * schedule(step) * direction
+        matrix = direction.reshape(-1, direction.shape[-1])
+        turned = np.asarray(newton_schulz(jnp.asarray(matrix))).reshape(w.shape) * max(1, w.shape[-1] / len(matrix)) ** 0.5
+        return w - w * np.sqrt(w.shape[-1]) / np.linalg.norm(w) + 0.2 * schedule(step) * turned
+
+    assert_equal(run(make_optimizer(config(optim=optim), lambda step: 0.2 * schedule(step))), run_numpy(update))

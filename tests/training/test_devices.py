@@ -89,8 +89,9 @@ def test_global_batches_hold_the_same_ids():
             np.testing.assert_array_equal(other, first)
 
 
-def collectives(group, **options):
-    run = build(dataclasses.replace(variant(group), **options), jax.devices())
+def collectives(group, gradient="autodiff", **options):
+    config = dataclasses.replace(variant(group), batch_norm=BatchNormConfig(group_size=group, gradient=gradient), **options)
+    run = build(config, jax.devices())
     text = run.compile_chunk(run.initial_state()).compiled.as_text()
     return re.findall(r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
 
@@ -109,6 +110,13 @@ def test_statistics_across_devices_need_collectives():
         found = collectives(group)
         assert set(found) == {"all-reduce"}
         assert len(found) > 20
+
+
+def test_the_closed_form_gradient_sends_less():
+    assert collectives(8, "closed_form") == ["all-reduce"]
+    found = collectives(None, "closed_form")
+    assert set(found) == {"all-reduce"}
+    assert 20 < len(found) < len(collectives(None))
 
 
 @pytest.mark.parametrize(

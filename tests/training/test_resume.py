@@ -67,7 +67,7 @@ def trainer(compiled, monkeypatch):
 
     def go(config, workdir, stop_at=None, number=signal.SIGTERM):
         wrapped = chunk if stop_at is None else StopAt(chunk, stop_at, number)
-        monkeypatch.setattr(Run, "compile_chunk", lambda self, state: wrapped)
+        monkeypatch.setattr(Run, "lower_chunk", lambda self, state: lambda: wrapped)
         return train.train_and_evaluate(config, str(workdir))
 
     return go

@@ -1,0 +1,93 @@
+"""Options of XLA reach the compiler, belong to the configuration, and are refused in a sentence."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from resflax.build import build
+from resflax.config import (
+    BatchNormConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PrecisionConfig,
+    apply_overrides,
+    config_hash,
+    validate,
+)
+from resflax.errors import ConfigError
+from resflax.training.compiler import compile_with
+
+BASE = Config(total_steps=2, data=DataConfig(batch_size=8), model=ModelConfig("cifar_resnet8", {"width": 8}))
+
+
+@pytest.fixture(scope="module")
+def lowered():
+    return jax.jit(lambda x: jnp.sin(x) @ x).lower(jnp.ones((4, 4)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("xla_gpu_autotune_level=2", "xla_gpu_enable_command_buffer=FUSION+CUBLAS"),
+        ("xla_gpu_enable_command_buffer=",),
+        ("optimization_level=1", "xla_embed_ir_in_executable=True", "xla_gpu_autotune_gemm_rtol=0.25"),
+    ],
+)
+def test_options_are_taken(lowered, options):
+    assert compile_with(lowered, options)(jnp.ones((4, 4))).shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("no_such_option=1", "No such compile option: 'no_such_option'; correct or leave out what it names"),
+        ("xla_gpu_autotune_level=high", "While setting option xla_gpu_autotune_level, 'high' is not a valid int32 value"),
+        ("optimization_level=O1", "incompatible function arguments"),
+    ],
+)
+def test_an_unknown_option_or_value_is_one_sentence(lowered, option, says):
+    with pytest.raises(ConfigError) as caught:
+        compile_with(lowered, [option])
+    assert f"config.precision.compiler_options must be known to XLA (jax {jax.__version__}), got {option}" in str(caught.value)
+    assert says in str(caught.value)
+
+
+def test_what_else_goes_wrong_is_not_blamed_on_the_options():
+    class Lowered:
+        def compile(self, compiler_options):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
+        compile_with(Lowered(), ["xla_gpu_autotune_level=0"])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_training_step_is_compiled_with_them(fused):
+    run = build(dataclasses.replace(BASE, precision=PrecisionConfig(compiler_options=("no_such_option=1",))), jax.devices()[:1])
+    with pytest.raises(ConfigError, match="No such compile option: 'no_such_option'"):
+        run.compile_chunk(run.initial_state(), fused)
+
+
+def test_they_belong_to_the_configuration():
+    text = "precision.compiler_options=xla_gpu_autotune_level=0,xla_gpu_enable_command_buffer=FUSION+CUDNN"
+    config = validate(apply_overrides(BASE, [text]))
+    assert config.precision.compiler_options == ("xla_gpu_autotune_level=0", "xla_gpu_enable_command_buffer=FUSION+CUDNN")
+    closed = dataclasses.replace(BASE, batch_norm=BatchNormConfig(gradient="closed_form"))
+    assert len({config_hash(one) for one in (BASE, config, closed)}) == 3
+
+
+def test_the_command_refuses_an_unknown_option_in_a_sentence(command):
+    option = "--config.precision.compiler_options=xla_no_such_option=1"
+    child = command("train", option, "--config.total_steps=1", "--config.model.kwargs.width=8", "--workdir=run")
+    assert child.returncode == 2, child.stderr
+    assert "Traceback" not in child.stderr
+    assert "No such compile option: 'xla_no_such_option'" in child.stderr.splitlines()[-1]
+
+
+def test_what_the_autotuner_found_is_kept_with_the_programs():
+    """JAX's default; a version without it would tune every convolution anew at each start on a GPU."""
+    assert "xla_gpu_per_fusion_autotune_cache_dir" in jax.config.values["jax_persistent_cache_enable_xla_caches"]
