@@ -55,9 +55,6 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 def prepare_jax(float64: bool = False) -> Any:
     """Imports JAX for a command: compiled programs are kept on disk, notes of the libraries stay quiet."""
-    from resflax.host_memory import keep_freed_memory
-
-    keep_freed_memory()
     import jax
 
     from resflax.files import cache_folder
