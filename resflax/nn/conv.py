@@ -4,20 +4,20 @@ XLA:CPU has a fast path only for canonical convolutions (NHWC input, HWIO kernel
 into that form; inside a `while` body (`lax.scan`, `fori_loop`) it does not, and the gradients that JAX derives are never
 canonical, so they fall to a naive loop nest, 10 to 70 times slower. `canonical` gradients are canonical convolutions around
 explicit transposes. That of the kernel contracts over the whole batch; taken a few images at a time it stays in the
-processor's caches, and apart from what made its arguments its transposes are copies: together three times as fast as lax's own.
+processor's caches, and with its transposes apart from what made its arguments: together about three times as fast as lax's own.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from resflax.types import Array, DType
@@ -108,7 +108,7 @@ def _canonical_bwd(
             return jax.vjp(functools.partial(_product, stride), x, kernel)[1](dy)
         return (
             _input_gradient(x, kernel, dy, stride, padding, dilation, groups),
-            _apart(functools.partial(_kernel_gradient, kernel.shape, stride, padding, dilation, groups), x, dy),
+            _kernel_gradient(kernel.shape, stride, padding, dilation, groups, x, dy),
         )
 
     def elsewhere(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
@@ -144,42 +144,53 @@ def _input_gradient(
     return _forward((1, 1), ((0, 0), (0, 0)), dilation, groups, spread, swapped)
 
 
-def _apart(function: Callable[..., Array], *arguments: Array) -> Array:
-    """`function(*arguments)` as a computation of its own, whose arguments lie in memory.
+def _transposed(x: Array, split: tuple[int, ...], axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    """`x.reshape(split).transpose(axes).reshape(shape)`, as a copy of an array that lies in memory.
 
-    Else XLA:CPU fuses what made them into the transposes at its beginning: element-wise loops that repeat the chain of
-    operations since the last convolution and read with large strides, eight times slower than a plain copy.
+    Else XLA:CPU fuses what made it into the transpose, and again into each of its readers: element-wise loops that repeat the
+    chain of operations since the last convolution and read with large strides, eight times slower than a plain copy. So this
+    is a computation that is not inlined, and its result has the layout that convolutions want.
     """
+
+    def transpose(x: Array) -> Array:
+        return x.reshape(split).transpose(axes).reshape(shape)
+
+    def placed(x: Array) -> Array:
+        return with_layout_constraint(transpose(x), Layout(tuple(range(len(shape)))))
+
     if jax.device_count() > 1:  # the partitioner has to see through it
-        return function(*arguments)
+        return transpose(x)
     with set_xla_metadata(inlineable="false"):
-        return jax.jit(function, inline=False)(*arguments)
+        return jax.jit(placed, inline=False)(x)
 
 
 def _kernel_gradient(
-    shape: tuple[int, ...], stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, dy: Array
+    kernel: tuple[int, ...], stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, dy: Array
 ) -> Array:
     """dL/dkernel: `x` convolved with `dy`, the batch in the place of the channels; stride and dilation change places.
 
     Taken as the sum over parts of the batch that fit the caches.
     """
-    _, height, width, channels = x.shape
+    batch, height, width, channels = x.shape
     size = _part_size(x)
-    images = x.reshape(-1, size, height, width, groups, channels // groups)
-    images = images.transpose(0, 5, 2, 3, 4, 1).reshape(-1, channels // groups, height, width, groups * size)
-    outputs = dy.reshape(-1, size, *dy.shape[1:]).transpose(0, 2, 3, 1, 4)  # [parts, H', W', B', F]; [parts, C/G, H, W, G*B']
+    parts, inputs = batch // size, channels // groups
+    split: tuple[int, ...] = (parts, size, height, width, groups, inputs)
+    shape = (parts, inputs, height, width, groups * size)
+    images = _transposed(x, split, (0, 5, 2, 3, 4, 1), shape)  # [parts, C/G, H, W, G*B']
+    split, shape = (parts, size, *dy.shape[1:]), (parts, *dy.shape[1:3], size, dy.shape[3])
+    outputs = _transposed(dy, split, (0, 2, 3, 1, 4), shape)  # [parts, H', W', B', F]
     pads = []
     for axis in (0, 1):
         low = padding[axis][0]
-        used = _spread(shape[axis], dilation[axis]) - 1 + _spread(dy.shape[1 + axis], stride[axis])
+        used = _spread(kernel[axis], dilation[axis]) - 1 + _spread(dy.shape[1 + axis], stride[axis])
         pads.append((low, used - x.shape[1 + axis] - low))
 
     def part(index: int | Array) -> Array:
-        one, other = (lax.dynamic_index_in_dim(parts, index, keepdims=False) for parts in (images, outputs))
+        one, other = (lax.dynamic_index_in_dim(whole, index, keepdims=False) for whole in (images, outputs))
         return _forward(dilation, (pads[0], pads[1]), stride, groups, one, other)  # [C/G, h, w, F]
 
     # Unrolled up to eight parts: inside of loops XLA:CPU does less in parallel.
-    total = lax.fori_loop(1, images.shape[0], lambda index, total: total + part(index), part(0), unroll=8)
+    total = lax.fori_loop(1, parts, lambda index, total: total + part(index), part(0), unroll=8)
     return total.transpose(1, 2, 0, 3)
 
 
