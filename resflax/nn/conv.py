@@ -175,7 +175,7 @@ def _kernel_gradient(
     size = _part_size(x)
     parts, inputs = batch // size, channels // groups
     split: tuple[int, ...] = (parts, size, height, width, groups, inputs)
-    shape = (parts, inputs, height, width, groups * size)
+    shape: tuple[int, ...] = (parts, inputs, height, width, groups * size)
     images = _transposed(x, split, (0, 5, 2, 3, 4, 1), shape)  # [parts, C/G, H, W, G*B']
     split, shape = (parts, size, *dy.shape[1:]), (parts, *dy.shape[1:3], size, dy.shape[3])
     outputs = _transposed(dy, split, (0, 2, 3, 1, 4), shape)  # [parts, H', W', B', F]
