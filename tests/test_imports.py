@@ -77,3 +77,41 @@ def test_the_commands_import_no_other_framework(name, commands):
     _, modules, tried = commands
     assert name not in modules
     assert name not in tried
+
+
+# What a machine may lack that trains from arrays: the GPU machine of `make gpu` does.
+OPTIONAL = (
+    "tensorflow_datasets",
+    "array_record",
+    "grain",
+    "tensorboardX",
+    "sklearn",
+    "simplejpeg",
+    "flatbuffers",
+)
+FROM_ARRAYS = f"""
+import sys
+sys.modules.update(dict.fromkeys({OPTIONAL!r}))  # an import of one of them fails
+import numpy as np
+from resflax import reproduce
+
+images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
+labels = np.arange(16, dtype=np.int32) % 2
+both = {{"images": images, "labels": labels}}
+arrays = {{f"{{split}}_{{name}}": value for split in ("train", "test") for name, value in both.items()}}
+np.savez("small.npz", class_names=np.array(["a", "b"]), **arrays)
+tiny = (
+    "data.name=small.npz", "data.batch_size=8", "data.eval_batch_size=8", "batch_norm.group_size=8", "total_steps=2",
+    "model.name=cifar_resnet8", "model.kwargs.width=4",
+)
+command = ["experiments/he2015_cifar.py", "--rows=resnet20", "--seeds=1", "--workdir=runs"]
+code = reproduce.main([*command, *(f"--config.{{override}}" for override in tiny)])
+print(code)
+"""
+
+
+def test_training_from_arrays_needs_little(tmp_path):
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    output, _ = run(FROM_ARRAYS, tmp_path)
+    assert output.splitlines()[-1] == "0"
+    assert (tmp_path / "runs" / "he2015_cifar" / "results" / "he2015_cifar-resnet20-s0.json").exists()

@@ -6,7 +6,6 @@ Decoded whole, a pixel is the one that Pillow gives: both use libjpeg-turbo's ac
 from __future__ import annotations
 
 import numpy as np
-import simplejpeg
 
 FACTORS = (1, 2, 4, 8)  # for which libjpeg-turbo has a fast inverse transform
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2  # markers of frames (ITU-T T.81, Table B.1)
@@ -36,6 +35,8 @@ def decode_rows(data: bytes, rows: int, factor: int, channels: int) -> np.ndarra
     Raises:
       ValueError, IndexError: this is no such file, or none that libjpeg-turbo decodes.
     """
+    import simplejpeg  # data sets that hold arrays do without
+
     place, height, width, progressive = _frame(data)
     last = min(height, rows + _BENEATH)
     if last < height and not progressive:  # the passes of a progressive file each cover the whole

@@ -104,7 +104,7 @@ def difference_to_torch(metadata: Mapping[str, Any]) -> str | None:
     name = metadata["model"]
     if name not in MODELS or re.search(r"_v1$|^keras_|^cifar_|^resnetv2_200$", name):
         return f"neither torchvision nor timm has {name}"
-    if metadata["kwargs"].keys() - {"zero_gamma", "repeat", "stochastic_depth", "head_dropout", "dropout"}:
+    if metadata["kwargs"].keys() - {"zero_gamma", "repeat", "stem_form", "stochastic_depth", "head_dropout", "dropout"}:
         return f"{name} was built with {', '.join(sorted(metadata['kwargs']))}"
     epsilon = metadata.get("batch_norm", {}).get("epsilon", 1e-5)
     return None if epsilon == 1e-5 else f"its normalisations have epsilon {epsilon:g} and torch's 1e-05"
