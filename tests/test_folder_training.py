@@ -12,7 +12,7 @@ from PIL import Image
 from resflax.files import read_json, read_lines
 from tests.conftest import ROOT
 
-STEPS = 24
+STEPS = 36
 CLASSES = ("china", "flower")
 SETTINGS = (
     "--config=quickstart",
@@ -139,7 +139,7 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(trained, command, tmp
     name = read_json(trained / "config.json")["data"]["name"]
     done = command("train", *SETTINGS, f"--config.data.name={name}", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    assert "going on from step 12" in done.stderr
+    assert "going on from step 24" in done.stderr
     again, record = read_json(workdir / "result.json"), read_json(trained / "result.json")
     for key in ("loss_digest", "test_loss", "test_accuracy", "dataset_fingerprint", "config_hash"):
         assert again[key] == record[key], key
