@@ -4,7 +4,7 @@ XLA:CPU has a fast path only for canonical convolutions (NHWC input, HWIO kernel
 into that form; inside a `while` body (`lax.scan`, `fori_loop`) it does not, and the gradients that JAX derives are never
 canonical, so they fall to a naive loop nest, 10 to 70 times slower. `canonical` gradients are canonical convolutions around
 explicit transposes. That of the kernel contracts over the whole batch; taken a few images at a time it stays in the
-processor's caches, and with its transposes apart from what made its arguments: together about three times as fast as lax's own.
+processor's caches and is two to three times as fast as lax's own; its transposes are kept apart from what made its arguments.
 """
 
 from __future__ import annotations
