@@ -3,16 +3,20 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: train test test-long test-parity lint gpu clean
+.PHONY: train test test-long test-faults test-parity lint gpu clean
 
 train: .venv/installed
 	$(BIN)/python -m resflax.train
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not parity" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long and not parity and not faults" $(PYTEST_ARGS)
 
 test-long: .venv/installed-long
 	$(BIN)/python -m pytest -n 2 -m "long and not parity" $(PYTEST_ARGS)
+
+# What is killed, damaged, filled up and hung on purpose, and the tests themselves: docs/reliability.md.
+test-faults: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m faults $(PYTEST_ARGS)
 
 # PyTorch is pinned to a version that has a small CPU build for this purpose.
 # With PYTEST_ARGS="-m parity" also those that take minutes.
