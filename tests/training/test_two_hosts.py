@@ -5,14 +5,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resflax.files import read_lines
-from tests.training.test_two_processes import CONFIG, environment, finish, losses, start
+from tests.jobs import CONFIG, environment, finish, losses, start, wait_for
 
 pytestmark = [
     pytest.mark.long,
@@ -68,9 +67,7 @@ def test_two_hosts_train_as_one_process_and_their_checkpoints_go_on_anywhere(hos
     finish(start(reference, 1, 4, STEPS, *SETTINGS[len(CONFIG) + 1 :]))
     workdir = tmp_path / "run"
     jobs = [host.train(workdir) for host in hosts]
-    deadline = time.monotonic() + 120
-    while not (workdir / "checkpoints" / "5" / "manifest.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for((workdir / "checkpoints" / "5" / "manifest.json").exists)
     jobs[1].send_signal(signal.SIGTERM)  # to the second host alone
     outputs = finish(jobs, 143)
     assert "stopped by signal 15 at step" in outputs[0][1]

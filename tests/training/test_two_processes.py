@@ -1,62 +1,13 @@
 """Two real processes over loopback are one job: same batches, same losses, one set of files."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
 from resflax.files import read_lines
-from tests.conftest import ROOT
-
-CONFIG = (
-    "--config.model.name=cifar_resnet8",
-    "--config.model.kwargs.width=8",
-    "--config.data.batch_size=64",
-    "--config.batch_norm.group_size=8",
-    "--config.precision.compute=float64",
-    "--config.log_every_steps=1",
-    "--config.eval_every_steps=5",
-    "--config.optim.learning_rate=0.1",
-)
-
-
-def environment(devices):
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
-
-
-def start(workdir, processes, devices, steps, *extra):
-    """A job of `processes` processes with `devices` devices each; arguments in `extra` go to all."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    jobs = []
-    for index in range(processes):
-        command = [sys.executable, "-m", "resflax.train", f"--workdir={workdir}", *CONFIG, *extra]
-        command.append(f"--config.total_steps={steps}")
-        if processes > 1:
-            command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}", f"--process_id={index}"]
-        jobs.append(
-            subprocess.Popen(command, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        )
-    return jobs
-
-
-def finish(jobs, code=0):
-    outputs = [job.communicate(timeout=240) for job in jobs]
-    for job, (_, errors) in zip(jobs, outputs, strict=True):
-        assert job.returncode == code, errors
-    return outputs
-
-
-def losses(workdir):
-    return np.array([row["train_loss"] for row in read_lines(workdir / "metrics.jsonl")])
+from tests.jobs import finish, losses, start, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +37,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_another_topology_goe
     reference = tmp_path / "reference"
     finish(start(reference, 1, 4, 300, *slow))
     jobs = start(workdir, 2, 2, 300, *slow)
-    deadline = time.monotonic() + 120
-    while not (workdir / "checkpoints" / "5" / "manifest.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for((workdir / "checkpoints" / "5" / "manifest.json").exists)
     jobs[1].send_signal(signal.SIGTERM)
     outputs = finish(jobs, 143)
     assert "stopped by signal 15 at step" in outputs[0][1]
