@@ -152,6 +152,17 @@ def agree(signal: int, pace: int) -> tuple[int, int]:
     return int(gathered[:, 0].max()), int(gathered[0, 1])
 
 
+def total(value: int) -> int:
+    """The sum, modulo 2^64, of a number of each process."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    halves = np.array([value], np.uint64).view(np.uint32)  # JAX would cut 64 bits to 32
+    gathered = np.asarray(multihost_utils.process_allgather(halves), np.uint32)  # [processes, 2]
+    return int(gathered.view(np.uint64).sum(dtype=np.uint64))
+
+
 def check_shared(root: epath.Path) -> None:
     """Raises `StorageError` on each process that does not see what process 0 writes to `root`."""
     if jax.process_count() == 1:

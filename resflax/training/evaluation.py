@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from resflax.data.order import census
 from resflax.errors import DataError
+from resflax.training import distributed
 from resflax.training.metrics import Sums
 from resflax.training.steps import EvalStep
 from resflax.types import Batch, Tree, Variables
@@ -45,15 +47,17 @@ def evaluate(
     num_examples: int,
     put: Callable[[Any], Any] = lambda batch: batch,
 ) -> Evaluation:
-    """Scores `batches` and checks that they held `num_examples` examples.
+    """Scores `batches` and checks that they held the examples 0 .. `num_examples` - 1, each once.
 
-    Sums stay on the device until the end, starting from `zero`; there is one division.
+    Sums stay on the device until the end, starting from `zero`; there is one division. The device counts the examples, the host
+    their ids, over all processes.
 
     Raises:
-      DataError: the split is empty, the number scored is not `num_examples`, or a logit is not finite.
+      DataError: the split is empty, what was scored is not each example once, or a logit is not finite.
     """
-    sums = zero
+    sums, seen = zero, 0
     for batch in batches:
+        seen += census(batch["id"][batch["mask"]])
         sums = eval_step(sums, variables, put(batch), resident)
     total = jax.device_get(sums)
     count = int(total.count)
@@ -61,6 +65,11 @@ def evaluate(
         raise DataError("the split to evaluate must hold at least one example, but it is empty; check the split's name")
     if count != num_examples:
         raise DataError(f"an evaluation must score each of the {num_examples} examples once, but it scored {count}")
+    if distributed.total(seen % 2**64) != census(np.arange(num_examples)):
+        raise DataError(
+            f"an evaluation must score each of the {num_examples} examples once, but it lost some and scored others twice; "
+            "check what makes its batches"
+        )
     if total.non_finite:
         raise DataError(
             f"{int(total.non_finite)} of {count} examples have logits that are not finite, so there is no accuracy; "

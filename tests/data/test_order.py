@@ -3,7 +3,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from resflax.data.order import evaluation_batches, order, training_batch
+from resflax.data.order import census, evaluation_batches, order, training_batch
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 60, 1437])
@@ -51,3 +51,17 @@ def test_evaluation_sees_each_example_once(n, batch):
     assert all(len(one["id"]) == batch for one in batches)
     seen = np.concatenate([one["id"][one["mask"]] for one in batches]) if batches else np.array([])
     np.testing.assert_array_equal(seen, np.arange(n))
+
+
+def test_a_census_tells_which_ids_there_are_and_how_often():
+    ids = np.arange(1000, dtype=np.int32)
+    whole = census(ids)
+    assert census(ids[order(0, 0, 1000)]) == whole
+    assert (census(ids[:300]) + census(ids[300:])) % 2**64 == whole
+    assert census(ids[:0]) == 0
+    for lost in range(1000):
+        for doubled in (0, 1, 500, 999):
+            if lost != doubled:
+                assert census(np.where(ids == lost, doubled, ids)) != whole
+    # What a plain sum and an exclusive or would both miss: 1 + 2 + 12 = 4 + 8 + 3 and 1 ^ 2 ^ 12 = 4 ^ 8 ^ 3.
+    assert census(np.array([1, 2, 12])) != census(np.array([4, 8, 3]))

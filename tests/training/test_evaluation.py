@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from resflax.training.metrics import evaluate_logits, zero_sums
 from resflax.training.sharding import make_mesh
 
 CLASSES = 7
+PLAIN = Preprocessing((1, 1), np.zeros(1), np.ones(1))
 LEVELS = np.arange(CLASSES) * 40  # logits are read off the pixels: 0, 40, ..., 240
 
 
@@ -35,6 +37,10 @@ def split(count, seed=0):
     return ImageArrays(images, rng.integers(0, CLASSES, count).astype(np.int32), tuple("abcdefg"))
 
 
+def first(arrays, count):
+    return dataclasses.replace(arrays, images=arrays.images[:count], labels=arrays.labels[:count])
+
+
 def numpy_loop(arrays, scale):
     """Scores one image after the other."""
     loss, correct, top5 = 0.0, 0, 0
@@ -47,6 +53,25 @@ def numpy_loop(arrays, scale):
         top5 += int(label in ranked[:5])
         confusion[label, ranked[0]] += 1
     return loss / len(arrays), correct / len(arrays), top5 / len(arrays), confusion
+
+
+class FirstOf(ResidentPipeline):
+    """The first `count` examples, as one host sees them or as `hosts` together do; any number by one compiled program."""
+
+    count = 1
+    hosts = 1
+
+    def __len__(self):
+        return self.count
+
+    def evaluation_batches(self):
+        share = self.batch_size // self.hosts
+        parts = [dataclasses.replace(self, rows=(host * share, (host + 1) * share)) for host in range(self.hosts)]
+        for part in parts:
+            object.__setattr__(part, "count", self.count)
+        batches = (ResidentPipeline.evaluation_batches(part) for part in parts)
+        for shares in zip(*batches, strict=True):  # every host has the same number of batches
+            yield {name: np.concatenate([one[name] for one in shares]) for name in shares[0]}
 
 
 class Poisonable(ResidentPipeline):
@@ -71,23 +96,31 @@ class Poisonable(ResidentPipeline):
 
 def score(arrays, batch, devices, scale, poison=0.0, break_rows=0):
     mesh = make_mesh(jax.devices()[:devices])
-    pipeline = Poisonable(Preprocessing((1, 1), np.zeros(1), np.ones(1)), round_up(batch, devices), arrays=arrays)
+    pipeline = Poisonable(PLAIN, round_up(batch, devices), arrays=arrays)
     object.__setattr__(pipeline, "poison", poison)
     object.__setattr__(pipeline, "break_rows", break_rows)
     return make_evaluate(ReadsLogits(scale), pipeline, mesh, CLASSES)({})
 
 
 @pytest.mark.parametrize("devices", [1, 2, 8])
-@pytest.mark.parametrize("batch", [1, 3, 8])
-def test_every_example_counts_once_for_any_size_batch_and_device_count(batch, devices):
+@pytest.mark.parametrize("batch", [1, 3, 4, 8])
+def test_every_example_counts_once_for_any_size_batch_device_and_host_count(batch, devices):
     # With logits 128 apart the softmax is exactly 0 or 1, so losses are multiples of 128 and their float32 sum is exact.
-    for count in range(1, 41):
-        arrays = split(count, seed=count)
-        got = score(arrays, batch, devices, scale=128.0)
-        loss, accuracy, top5, confusion = numpy_loop(arrays, 128.0)
-        assert got.images_scored == count
-        assert (got.loss, got.accuracy, got.top5_accuracy) == (loss, accuracy, top5)
-        np.testing.assert_array_equal(got.confusion, confusion)
+    arrays = split(40)
+    pipeline = FirstOf(PLAIN, round_up(batch, devices), arrays=arrays)
+    evaluation = make_evaluate(ReadsLogits(128.0), pipeline, make_mesh(jax.devices()[:devices]), CLASSES)
+    for hosts in (1, 2) if devices > 1 else (1,):
+        object.__setattr__(pipeline, "hosts", hosts)
+        object.__setattr__(pipeline, "count", 0)
+        with pytest.raises(DataError, match="it is empty"):
+            evaluation({})
+        for count in range(1, 41):
+            object.__setattr__(pipeline, "count", count)
+            got = evaluation({})
+            loss, accuracy, top5, confusion = numpy_loop(first(arrays, count), 128.0)
+            assert got.images_scored == count
+            assert (got.loss, got.accuracy, got.top5_accuracy) == (loss, accuracy, top5)
+            np.testing.assert_array_equal(got.confusion, confusion)
 
 
 def test_ordinary_losses():
@@ -119,7 +152,7 @@ def test_an_empty_split_is_refused():
 
 def test_a_lost_batch_is_noticed():
     arrays = split(20)
-    batches = list(ResidentPipeline(Preprocessing((1, 1), np.zeros(1), np.ones(1)), 8, arrays=arrays).evaluation_batches())
+    batches = list(ResidentPipeline(PLAIN, 8, arrays=arrays).evaluation_batches())
     step = functools.partial(_score_mask, labels=arrays.labels)
     with pytest.raises(DataError, match="each of the 20 examples once, but it scored 12"):
         evaluate(step, {}, batches[1:], {}, zero=zero_sums(CLASSES), num_examples=20)
