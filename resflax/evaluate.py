@@ -38,47 +38,25 @@ def evaluate_workdir(workdir: str, split: str | None = None, step: int | None = 
       StorageError: there is no such checkpoint, or it is damaged.
     """
     prepare_jax()
-    from resflax.build import (
-        evaluation_pipeline,
-        find_checkpoint,
-        make_evaluate,
-        open_split,
-        restore_variables,
-        without_unreadable,
-    )
-    from resflax.data.preprocess import Preprocessing
-    from resflax.errors import DataError
+    from resflax.build import make_evaluate, open_trained
     from resflax.results.record import describe_evaluation
-    from resflax.training.sharding import make_mesh, put, replicated
 
-    saved = find_checkpoint(workdir, step, lambda text: print(text, file=sys.stderr))
-    config, model, variables = restore_variables(saved)
-    split = split or config.data.eval_split
-    images = open_split(config, split)
-    if list(images.class_names) != saved.metadata["class_names"]:
-        raise DataError(
-            f"the classes of {config.data.name} must be those the network was trained on, got {list(images.class_names)[:5]} "
-            f"for {saved.metadata['class_names'][:5]}; restore the data set"
-        )
-    if config.data.unreadable == "skip":
-        images = without_unreadable(config, images, {})
-    mesh = make_mesh()
-    preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
-    pipeline = evaluation_pipeline(config, images, preprocessing, mesh)
-    evaluate = make_evaluate(model, pipeline, mesh, len(images.class_names), config.data.eval_views)
-    evaluation = evaluate(put(variables, replicated(mesh)))  # they were read onto the first device
+    trained = open_trained(workdir, split, step, lambda text: print(text, file=sys.stderr))
+    config, images = trained.config, trained.images
+    evaluate = make_evaluate(trained.model, trained.pipeline, trained.mesh, len(images.class_names), config.data.eval_views)
+    evaluation = evaluate(trained.variables)
     return {
         "workdir": workdir,
         "model": config.model.name,
         "dataset": config.data.name,
         "dataset_fingerprint": images.fingerprint(),
-        "split": split,
-        "step": saved.step,
+        "split": trained.split,
+        "step": trained.saved.step,
         "images_scored": evaluation.images_scored,
         "accuracy": evaluation.accuracy,
         "top5_accuracy": evaluation.top5_accuracy,
         "loss": evaluation.loss,
-        "evaluation": describe_evaluation(config, saved.metadata),
+        "evaluation": describe_evaluation(config, trained.saved.metadata),
     }
 
 

@@ -32,7 +32,7 @@ def intermediates(
     Raises:
       ConfigError: a name is not among the network's modules.
     """
-    if getattr(model, "repeat", "loop") != "loop":
+    if getattr(model, "repeat", "loop") != "loop" and any("/block" in name for name in names):  # the loop has no outputs inside
         model = model.clone(repeat="loop")
         variables = {collection: unstack_blocks(tree) for collection, tree in variables.items()}
     outputs: dict[str, Array] = {}
