@@ -6,6 +6,8 @@ bad configuration before JAX is imported.
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 from resflax.version import __version__
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from resflax.models.heads import reset_head
     from resflax.models.intermediates import intermediates
     from resflax.models.zoo import create_model, list_models
+
+if sys.argv[:1] == ["-m"] and any(word.startswith("resflax.") for word in sys.orig_argv):
+    # A command is being imported: until it listens to signals by itself, Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 __all__ = ["__version__", "create_model", "intermediates", "list_models", "load", "reset_head"]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from resflax.errors import ConfigError, ResflaxError
+from resflax.training.signals import end_at_once, end_undisturbed
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,19 +38,21 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Runs a command; an error that a user can cause becomes one sentence on stderr and its exit code."""
+    """Runs a command; an error that a user can cause becomes one sentence on stderr and its exit code.
+
+    So does a signal, see `resflax.training.signals`.
+    """
+    end_at_once()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except ResflaxError as error:
         print(f"resflax: {error}", file=sys.stderr)
         code = error.exit_code
-    except KeyboardInterrupt:
-        print("resflax: interrupted", file=sys.stderr)
-        code = 130
     except BrokenPipeError:  # the reader of our output went away; nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    end_undisturbed()
     sys.exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from resflax.cli import Parser, prepare_jax, run, split_overrides
 from resflax.config import Config, apply_overrides, config_hash, load_config, to_dict, validate
 from resflax.config.serial import changed_keys
-from resflax.errors import ConfigError
+from resflax.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from resflax.build import Run
@@ -83,7 +84,7 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
     from resflax.training.checkpoints import Checkpoints
     from resflax.training.hooks import EvaluateHook, LogHook
     from resflax.training.logs import Display, MetricsWriter
-    from resflax.training.loop import Loop, fit
+    from resflax.training.loop import Loop, fit, heed
     from resflax.training.moments import reached
     from resflax.training.progress import Progress
     from resflax.training.signals import SignalFlag
@@ -96,39 +97,44 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
         return read_json(files.result)
     primary = distributed.is_primary()
 
+    run = build(config)
+    if primary and not files.config.exists():
+        write_json(files.config, to_dict(config))
+    if primary and run.skipped:
+        lines = [json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in run.skipped.items()]
+        write_bytes(files.root / "skipped.jsonl", "".join(lines).encode())
+        print(f"{len(run.skipped)} unreadable files are left out, listed in {files.root}/skipped.jsonl", file=sys.stderr)
+    saved = choose_checkpoint(files, run.fingerprint)
+    progress, step = (Progress(), 0) if saved is None else (Progress(**saved.progress), saved.step)
+    display = Display(run.total_steps, step, quiet=not primary)
+    introduce(display, run, step)
+    compile_chunk = run.lower_chunk(run.abstract_state())
+    reached("lowered")
+    with futures.ThreadPoolExecutor(1, "compile") as compiler:  # XLA compiles while the state is made
+        compiling = compiler.submit(compile_chunk)
+        state = run.initial_state() if saved is None else saved.restore(run.abstract_state())
+        run_chunk = compiling.result()
+    reached("compiled")
+    progress.wall_seconds += time.perf_counter() - began
+    evaluate = run.make_evaluate()
+    metadata = run.metadata()
+
     with SignalFlag(deadline) as signals:
-        run = build(config)
-        if primary and not files.config.exists():
-            write_json(files.config, to_dict(config))
-        if primary and run.skipped:
-            lines = [json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in run.skipped.items()]
-            write_bytes(files.root / "skipped.jsonl", "".join(lines).encode())
-            print(f"{len(run.skipped)} unreadable files are left out, listed in {files.root}/skipped.jsonl", file=sys.stderr)
-        saved = choose_checkpoint(files, run.fingerprint)
-        progress, step = (Progress(), 0) if saved is None else (Progress(**saved.progress), saved.step)
-        display = Display(run.total_steps, step, quiet=not primary)
-        introduce(display, run, step)
-        compile_chunk = run.lower_chunk(run.abstract_state())
-        reached("lowered")
-        with futures.ThreadPoolExecutor(1, "compile") as compiler:  # XLA compiles while the state is made
-            compiling = compiler.submit(compile_chunk)
-            state = run.initial_state() if saved is None else saved.restore(run.abstract_state())
-            run_chunk = compiling.result()
-        reached("compiled")
-        progress.wall_seconds += time.perf_counter() - began
-        evaluate = run.make_evaluate()
-        scoring = EvaluateHook(config.eval_every_steps, config.data.eval_split, lambda state: evaluate(state.variables()))
+        through = functools.partial(heed, signals)
+        scoring = EvaluateHook(
+            config.eval_every_steps, config.data.eval_split, lambda state: evaluate(state.variables(), through)
+        )
         checkpoints = Checkpoints(files.checkpoints, config.checkpoint.keep_last, config.checkpoint.keep_best)
-        metadata = run.metadata()
         writer = MetricsWriter(files, step) if primary else None
 
         def save(step: int, state: Any, progress: Progress) -> None:
             checkpoints.save(step, state, progress.to_dict(), metadata, scoring.score(step))
+            reached("saving", step=step)
 
         def finish(state: Any) -> Any:
             if not (config.batch_norm.reestimate and state.batch_stats):
                 return state
-            stats = run.reestimate(state.variables()["params"])
+            stats = run.reestimate(state.variables()["params"], through)
             return (
                 state.replace(batch_stats=stats)
                 if state.ema is None
@@ -156,11 +162,18 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
             if writer is not None:
                 writer.close()
             checkpoints.close()
-        evaluation = scoring.last[1] if scoring.last is not None else evaluate(state.variables())
-        record = make_record(run, evaluation, progress, state)
-        if primary:
-            draw(files, run, evaluation)
-            write_json(files.result, record)
+        stopped, _ = distributed.agree(signals.heard or 0, 0)
+    if stopped:
+        raise Interrupted(
+            stopped,
+            f"stopped by signal {stopped} after the last step, saved as checkpoint {run.total_steps}; run again for the record",
+        )
+    reached("trained")
+    evaluation = scoring.last[1] if scoring.last is not None else evaluate(state.variables())
+    record = make_record(run, evaluation, progress, state)
+    if primary:
+        draw(files, run, evaluation)
+        write_json(files.result, record)
     return record
 
 

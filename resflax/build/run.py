@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,8 @@ from resflax.training.moments import reached
 from resflax.training.state import TrainState
 from resflax.training.steps import make_eval_step, make_train_step
 from resflax.types import Batch, Tree, Variables
+
+Through = Callable[[Iterable[Any]], Iterable[Any]]  # gives batches on as they are, and may raise between two of them
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,10 @@ class Run:
         return lambda: chunk.FusedChunk(compile_with(lowered, options), host_batch, resident, put, length)
 
     def make_evaluate(self) -> Any:
-        """`variables -> Evaluation` over the evaluation split."""
+        """`(variables, through) -> Evaluation` over the evaluation split."""
         return make_evaluate(self.model, self.test, self.mesh, len(self.class_names), self.config.data.eval_views)
 
-    def reestimate(self, params: Tree) -> Tree:
+    def reestimate(self, params: Tree, through: Through = iter) -> Tree:
         """`batch_stats` averaged over one pass of training batches, augmented as in training."""
         model = make_model(self.config, len(self.class_names), momentum=0.0)
 
@@ -189,7 +191,7 @@ class Run:
         put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(self.mesh))
         batches = map(self.train.training_batches(), range(count))
         step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh))
-        return reestimate_batch_stats(step, params, batches, self.resident(self.train), put)
+        return reestimate_batch_stats(step, params, through(batches), self.resident(self.train), put)
 
     def metadata(self) -> dict[str, Any]:
         """What must travel with the weights for anybody to use them."""
@@ -207,7 +209,7 @@ class Run:
 def make_evaluate(
     model: nn.Module, pipeline: Pipeline, mesh: jax.sharding.Mesh, num_classes: int, views: Views = "single"
 ) -> Any:
-    """`variables -> Evaluation` over the whole of `pipeline`, see `resflax.data.views`."""
+    """`(variables, through) -> Evaluation` over the whole of `pipeline`, see `resflax.data.views`."""
     everywhere = sharding.replicated(mesh)
     resident = sharding.put(pipeline.resident, everywhere)
     shard = functools.partial(sharding.shard_batch, mesh=mesh)
@@ -216,11 +218,11 @@ def make_evaluate(
     zero = sharding.put(zero_sums(num_classes), everywhere)
     put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(mesh))
 
-    def run(variables: Variables) -> Evaluation:
+    def run(variables: Variables, through: Through = iter) -> Evaluation:
         return evaluate(
             step,
             variables,
-            pipeline.evaluation_batches(),
+            through(pipeline.evaluation_batches()),
             resident,
             zero=zero,
             num_examples=len(pipeline),

@@ -84,6 +84,7 @@ def _whole(name: str, value: str | int, least: int) -> int:
 
 def _join(job: Job | None, because: str = "") -> None:
     """Calls JAX, which finds a job that is not given."""
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from `resflax.training.signals`
     try:
         if job is None:
             jax.distributed.initialize()

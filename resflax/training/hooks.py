@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from resflax.optim.schedules import Schedule
 from resflax.training.evaluation import Evaluation
@@ -16,6 +17,7 @@ from resflax.training.utilization import model_flops_utilization
 class LogHook:
     """The means since the last line, the share of the devices' peak, and the learning rate of the last step."""
 
+    is_long: ClassVar[bool] = False
     every_steps: int
     batch_size: int
     schedule: Schedule
@@ -36,6 +38,7 @@ class LogHook:
 class EvaluateHook:
     """Scores the evaluation split; remembers the last result and the best accuracy."""
 
+    is_long: ClassVar[bool] = True
     every_steps: int
     split: str
     evaluate: Callable[[TrainState], Evaluation]

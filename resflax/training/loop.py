@@ -1,12 +1,20 @@
-"""The loop: chunks of steps between the points where something is due."""
+"""The loop: chunks of steps between the points where something is due.
+
+A signal is heard after each chunk, and the state that was reached is saved. What takes long, an evaluation or the
+re-estimation of statistics, is given up for a signal: then the step before it is saved, from where everything is done
+again as if nothing had been.
+"""
 
 from __future__ import annotations
 
+import copy
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeVar
+
+import jax
 
 from resflax.errors import DataError, Interrupted
 from resflax.training.chunk import RunChunk
@@ -15,14 +23,18 @@ from resflax.training.logs import Display, MetricsWriter
 from resflax.training.moments import reached
 from resflax.training.progress import Progress
 from resflax.training.signals import SignalFlag
-from resflax.training.state import TrainState
+from resflax.training.state import TrainState, snapshot
 
 CHUNK_SECONDS = 1.5  # how long a signal may wait
+AGREE_BATCHES = 10  # of an evaluation, between two points where several processes ask each other for signals
+
+T = TypeVar("T")
 
 
 class Hook(Protocol):
     """Something that happens every `every_steps` steps (0: only at the end) and may add scalars to the step's line."""
 
+    is_long: ClassVar[bool]  # it may raise `GivenUp`
     every_steps: int
 
     def __call__(self, step: int, state: TrainState, progress: Progress) -> dict[str, float]: ...
@@ -39,10 +51,28 @@ class Loop:
     hooks: Sequence[Hook]
     save: Callable[[int, TrainState, Progress], None]
     save_every_steps: int
-    finish: Callable[[TrainState], TrainState]  # applied once, after the last step
+    finish: Callable[[TrainState], TrainState]  # applied once, after the last step; it may raise `GivenUp`
     writer: MetricsWriter | None  # None: another process writes
     display: Display
     signals: SignalFlag
+
+
+class GivenUp(Exception):
+    """A signal came to a process during something long."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+def heed(signals: SignalFlag, batches: Iterable[T]) -> Iterator[T]:
+    """Yields `batches`; raises `GivenUp` before the next one when a signal has come, on all processes alike."""
+    every = 1 if jax.process_count() == 1 else AGREE_BATCHES
+    for index, batch in enumerate(batches):
+        reached("batch")
+        if index % every == 0 and (received := agree(signals.heard or 0, 0)[0]):
+            raise GivenUp(received)
+        yield batch
 
 
 def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainState:
@@ -50,21 +80,27 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
 
     Raises:
       DataError: a loss, gradient or statistic is not finite; nothing is saved after the last good checkpoint.
-      Interrupted: a signal came; the state of the step reached is saved.
+      Interrupted: a signal came; the state of the step reached, or of the one before it, is saved.
     """
     cadences = [*(hook.every_steps for hook in loop.hooks), loop.save_every_steps]
+    long = [0, *(hook.every_steps for hook in loop.hooks if hook.is_long)]  # 0: what comes at the end
     pace = 1
-    saved = step
     while step < loop.total_steps:
         stop = min(
             step + min(pace, loop.run_chunk.max_steps),
             loop.total_steps,
             *(_next_due(step, every) for every in cadences if every),
         )
+        resort = None
+        if any(_is_due(stop, every, loop.total_steps) for every in long):
+            if stop - step == 1:
+                resort = (step, snapshot(state), copy.deepcopy(progress))
+            else:
+                stop -= 1
         began = time.perf_counter()
         state, reports = loop.run_chunk(state, step, stop)
         seconds = time.perf_counter() - began
-        reached("chunk")
+        reached("chunk", step=stop)
         if not reports.finite[-1]:
             raise DataError(
                 f"the loss or gradient of step {step + len(reports.finite)} is not finite; "
@@ -76,13 +112,22 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
         loop.display.advance(stop, (stop - step) * loop.batch_size / seconds)
         step = stop
 
-        if step == loop.total_steps:
-            state = loop.finish(state)
         began = time.perf_counter()
         scalars: dict[str, float] = {}
-        for hook in loop.hooks:
-            if _is_due(step, hook.every_steps, loop.total_steps):
-                scalars |= hook(step, state, progress)
+        try:
+            if step == loop.total_steps:
+                state = loop.finish(state)
+            for hook in loop.hooks:
+                if _is_due(step, hook.every_steps, loop.total_steps):
+                    scalars |= hook(step, state, progress)
+        except GivenUp as given_up:
+            assert resort is not None
+            loop.save(*resort)
+            raise Interrupted(
+                given_up.signal_number,
+                f"stopped by signal {given_up.signal_number} while step {step} was evaluated, the step before is saved as "
+                f"checkpoint {resort[0]}; run again to go on",
+            ) from None
         progress.wall_seconds += time.perf_counter() - began
         if scalars and loop.writer is not None:
             loop.writer.write(step, step / loop.steps_per_epoch, scalars)
@@ -91,12 +136,9 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
         interrupted = received if step < loop.total_steps else 0
         if interrupted or _is_due(step, loop.save_every_steps, loop.total_steps):
             loop.save(step, state, progress)
-            saved = step
         if interrupted:
             cause = "the deadline" if interrupted == signal.SIGALRM else f"signal {interrupted}"
-            raise Interrupted(
-                interrupted, f"stopped by {cause} at step {step}, saved as checkpoint {saved}; run again to go on"
-            )
+            raise Interrupted(interrupted, f"stopped by {cause} at step {step}, saved as checkpoint {step}; run again to go on")
     return state
 
 

@@ -32,6 +32,12 @@ class TrainState(struct.PyTreeNode):
         return {"params": source.params, "batch_stats": source.batch_stats}
 
 
+@jax.jit
+def snapshot(tree: Tree) -> Tree:
+    """A copy with buffers of its own, which survives that a step takes those of `tree`."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def init_state(variables: Variables, optimizer: optax.GradientTransformation, ema: bool) -> TrainState:
     """The state before the first step."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
