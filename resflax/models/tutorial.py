@@ -26,9 +26,9 @@ class TutorialCnn(nn.Module):
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
         conv = functools.partial(layers.Conv, padding=0, use_bias=True, dtype=self.dtype, kernel_init=glorot_uniform)
-        x = nn.relu(conv(32, 3, name="conv1")(images))  # [B, H-2, W-2, 32]
+        x = layers.Relu(name="relu1")(conv(32, 3, name="conv1")(images))  # [B, H-2, W-2, 32]
         x = layers.max_pool(x, 2, 2)
-        x = nn.relu(conv(64, 3, name="conv2")(x))
+        x = layers.Relu(name="relu2")(conv(64, 3, name="conv2")(x))
         x = layers.max_pool(x, 2, 2)
         x = x.reshape(x.shape[0], -1)  # [B, H' * W' * 64]
         if self.num_classes is None:

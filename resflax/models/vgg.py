@@ -18,7 +18,7 @@ class Vgg(nn.Module):
 
     Convolutions have biases and are followed by normalisation and ReLU. With `hidden` units the image is averaged to 7x7,
     flattened, and passes two dense layers of that width with dropout; without, it is averaged to one pixel. Modules are
-    named `conv1`, `norm1`, ..., `dense1`, `dense2`, `head`.
+    named `conv1`, `norm1`, `relu1`, ..., `dense1`, `dense2`, `head`.
     """
 
     num_classes: int | None
@@ -37,7 +37,7 @@ class Vgg(nn.Module):
             for _ in range(count):
                 index += 1
                 x = conv(64 * 2 ** min(part, 3), 3, name=f"conv{index}")(x)
-                x = nn.relu(norm(name=f"norm{index}")(x))
+                x = layers.Relu(name=f"relu{index}")(norm(name=f"norm{index}")(x))
             x = layers.max_pool(x, 2, 2)
         x = self._hidden(x, train) if self.hidden else layers.global_average_pool(x)
         return x if self.num_classes is None else layers.Head(self.num_classes, name="head")(x)

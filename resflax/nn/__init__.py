@@ -1,5 +1,6 @@
 """Layers that stand alone: they see neither configuration, data nor mesh."""
 
+from resflax.nn.activation import Relu
 from resflax.nn.batch_norm import BatchNorm
 from resflax.nn.conv import Conv, StandardizedConv, convolution
 from resflax.nn.group_norm import GroupNorm
@@ -22,6 +23,7 @@ __all__ = [
     "PooledShortcut",
     "ProjectedEverywhere",
     "ProjectedShortcut",
+    "Relu",
     "SpaceToDepthConv",
     "SqueezeExcite",
     "StandardizedConv",

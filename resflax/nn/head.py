@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import linen as nn
 
+from resflax.nn.activation import Relu
 from resflax.nn.pool import global_average_pool
 from resflax.types import Array, NormFactory
 
@@ -32,9 +33,9 @@ def pooled_top(x: Array, norm: NormFactory) -> Array:
 
 def activated_top(x: Array, norm: NormFactory) -> Array:
     """ReLU, then `pooled_top`: after blocks that end with the sum of normalised branches."""
-    return global_average_pool(nn.relu(x))
+    return global_average_pool(Relu(name="final_relu")(x))
 
 
 def normalised_top(x: Array, norm: NormFactory) -> Array:
     """Normalisation and ReLU, then `pooled_top`: after blocks of pre-activation (He et al. 2016, Sec. 4.1)."""
-    return global_average_pool(nn.relu(norm(name="final_norm")(x)))
+    return global_average_pool(Relu(name="final_relu")(norm(name="final_norm")(x)))
