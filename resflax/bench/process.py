@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from resflax.errors import ResflaxError
+from resflax.errors import TemporaryError
 
 
 def in_new_process(initialize: Callable[[], None], function: Callable[..., Any], *arguments: Any) -> Any:
@@ -18,4 +18,6 @@ def in_new_process(initialize: Callable[[], None], function: Callable[..., Any],
         try:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool as error:
-            raise ResflaxError("the process that compiles must finish, but it was killed; free memory or take less") from error
+            raise TemporaryError(
+                "the process that compiles must finish, but it was killed; free memory or take less"
+            ) from error

@@ -21,7 +21,7 @@ from resflax.bench.observe import Event
 from resflax.bench.outcome import figures, ratio
 from resflax.bench.timing import interleave
 from resflax.bench.workload import Workload
-from resflax.errors import ConfigError, ResflaxError
+from resflax.errors import ConfigError, TemporaryError
 
 STEPS = 2  # of a run; the second shows that nothing was left to be compiled
 COLD, WARM = "resflax", "resflax-warm"  # ours, always measured
@@ -83,7 +83,7 @@ def measure_start(workload: Workload, images: int, against: Sequence[str], repea
 
     Raises:
       ConfigError: a peer's package is missing.
-      ResflaxError: a process did not end well.
+      TemporaryError: a process did not end well.
     """
     if against and importlib.util.find_spec("tensorflow") is None:  # not imported here: it takes seconds and memory
         raise ConfigError(
@@ -140,7 +140,7 @@ def start(launch: Launch) -> dict[str, float]:
         child = subprocess.run(command, env=launch.environment(), capture_output=True, text=True, check=False)
         if child.returncode:
             last = (child.stderr.strip() or "nothing").splitlines()[-1]
-            raise ResflaxError(
+            raise TemporaryError(
                 f"{launch.module} must end well, but it ended with {child.returncode} and said: {last}; see to it"
             )
         return phases(began, json.loads(events.read_text()))

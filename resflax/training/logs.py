@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,36 +21,59 @@ class MetricsWriter:
     def __init__(self, workdir: Workdir, start_step: int):
         self._path = workdir.metrics
         truncate_lines(workdir.metrics, start_step)
-        self._tensorboard = None
+        self._events = None
         if importlib.util.find_spec("tensorboardX") and not is_remote(workdir.root):
-            SummaryWriter = _summary_writer()
-            # purge_step hides the events of steps that a crash left behind and that are now redone.
-            self._tensorboard = SummaryWriter(str(workdir.root), purge_step=start_step + 1 if start_step else None)
+            self._events = _Events(str(workdir.root / "events"), start_step)
 
     def write(self, step: int, epoch: float, scalars: Mapping[str, float]) -> None:
         """Appends `{"step", "epoch", **scalars}` everywhere."""
         append_line(self._path, {"step": step, "epoch": round(epoch, 4), **scalars})
-        if self._tensorboard is not None:
-            for name, value in scalars.items():
-                self._tensorboard.add_scalar(name, value, step)
-            self._tensorboard.flush()
+        if self._events is not None:
+            self._events.write(step, scalars)
 
     def close(self) -> None:
         """Ends the event file."""
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        if self._events is not None:
+            self._events.close()
 
 
-def _summary_writer() -> Any:
-    """tensorboardX imports PyTorch and clients of clouds wherever they are installed, for seconds; here it finds none."""
+class _Events:
+    """One of TensorBoard's event files; what was written is on the disk.
+
+    tensorboardX' SummaryWriter leaves the writing to a thread, and a kill loses what that has not yet come to.
+    """
+
+    def __init__(self, prefix: str, start_step: int):
+        tensorboardx = _import_tensorboardx()
+        self._proto, self._file = tensorboardx.proto, tensorboardx.event_file_writer.EventsWriter(prefix)
+        # Hides the events of steps that a crash left behind and that are now redone.
+        start = self._proto.event_pb2.SessionLog(status=self._proto.event_pb2.SessionLog.START)
+        self._add(start_step + 1, session_log=start)
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds the scalars of a step."""
+        summary = self._proto.summary_pb2.Summary
+        values = [summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        self._add(step, summary=summary(value=values))
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._file.write_event(self._proto.event_pb2.Event(wall_time=time.time(), step=step, **content))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _import_tensorboardx() -> Any:
+    """It imports PyTorch and clients of clouds wherever they are installed, for seconds; here it finds none."""
     absent = {"torch", "google.cloud.storage", "boto3"} - sys.modules.keys()
     sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # an import of them now raises ImportError
     try:
-        from tensorboardX import SummaryWriter
+        import tensorboardX
     finally:
         for name in absent:
             del sys.modules[name]
-    return SummaryWriter
+    return tensorboardX
 
 
 class Display:

@@ -72,7 +72,7 @@ def test_writing_events_imports_no_client_of_a_cloud(one_device_environment, tmp
     (tmp_path / "google" / "cloud").mkdir(parents=True)
     (tmp_path / "google" / "cloud" / "storage.py").write_text("raise RuntimeError('imported')")
     program = (
-        "from resflax.training.logs import _summary_writer; _summary_writer()\n"
+        "from resflax.training.logs import _import_tensorboardx; _import_tensorboardx()\n"
         "import sys; assert 'tensorboardX' in sys.modules; assert not {'torch', 'boto3'} & sys.modules.keys()"
     )
     environment = {**one_device_environment, "PYTHONPATH": f"{tmp_path}:{one_device_environment['PYTHONPATH']}"}
