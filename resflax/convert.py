@@ -111,8 +111,9 @@ def _report(path: str, variables: Any, metadata: Any) -> None:
 
 
 def _lines(path: str) -> list[str]:
-    from resflax.files import storage
+    from resflax.files import require_file, storage
 
+    require_file(path)
     with storage("read", path):
         return [line.strip() for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
 

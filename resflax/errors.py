@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_COMPARED = 100  # letters of a name: comparing takes the square of them
+
 
 class ResflaxError(Exception):
     """An error that a command reports in one sentence, without a traceback."""
@@ -15,7 +17,7 @@ class ResflaxError(Exception):
     exit_code = 1
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))  # what libraries say, and names of files, may have several lines
+        super().__init__(one_line(message))
 
 
 class ConfigError(ResflaxError):
@@ -57,7 +59,20 @@ class Interrupted(ResflaxError):
         self.exit_code = 128 + signal_number
 
 
+def one_line(text: str, longest: int = 2000) -> str:
+    """`text` as it can be shown: what libraries say, and names of files, may have several lines, or move a terminal's cursor.
+
+    Line ends become spaces and other characters that cannot be printed their escapes; of more than `longest` characters the
+    middle is left out.
+    """
+    text = " ".join(text.splitlines())
+    if len(text) > longest:
+        text = f"{text[: longest // 2]} ... {text[-longest // 2 :]}"
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def nearest(name: str, valid: Iterable[str], count: int = 1) -> list[str]:
     """The `count` members of `valid` most similar to `name`, most similar first; those that end with it come first."""
+    name = name[:_COMPARED]
     alike = difflib.get_close_matches(name, sorted(valid), n=max(count, 20), cutoff=0.0)
     return sorted(alike, key=lambda one: not one.endswith(name))[:count]

@@ -83,6 +83,25 @@ def is_remote(path: Any) -> bool:
     return "://" in str(path)
 
 
+MAX_JSON = 64 * 2**20  # bytes; what this package writes is far below, and parsed it takes twenty times as much
+_UNPACKED = 64 * 2**20, 100  # what a small file may unpack to, and how many times its size a larger one
+
+
+def require_file(path: epath.PathLike) -> None:
+    """Raises `StorageError` for a folder, a pipe or a device, which might give bytes without end; what is missing passes."""
+    if not is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
+        raise StorageError(f"{path} must be a file, but it is a folder, a pipe or a device; name a file")
+
+
+def is_bomb(unpacked: int, stored: int) -> bool:
+    """Whether `stored` bytes that unpack to so many are made to fill the memory rather than to keep numbers.
+
+    Random weights hardly shrink, images by a factor of two to ten; the densest deflate has about 1000.
+    """
+    least, times = _UNPACKED
+    return unpacked > max(least, times * stored)
+
+
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
     """Replaces `path` by `content`: a reader, or a restart after a crash, sees the old file or the new one."""
     path = epath.Path(path)
@@ -105,12 +124,16 @@ def write_json(path: epath.PathLike, value: Any) -> None:
 
 
 def read_json(path: epath.PathLike) -> Any:
-    """The value of a JSON file; a file that is not JSON is a `StorageError`."""
+    """The value of a JSON file; a file that is not JSON, or has more than `MAX_JSON` bytes, is a `StorageError`."""
+    require_file(path)
     with storage("read", path):
-        text = epath.Path(path).read_text()
+        size = epath.Path(path).stat().length
+        content = epath.Path(path).read_bytes() if size <= MAX_JSON else b""
+    if size > MAX_JSON:
+        raise StorageError(f"{path} must have at most {MAX_JSON} bytes of JSON, got {size}; restore or remove the file")
     try:
-        return json.loads(text)
-    except ValueError as error:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{path} must hold JSON, but {error}; restore or remove the file") from error
 
 

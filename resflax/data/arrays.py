@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resflax.data.datasets import DATASETS
+from resflax.data.npz import open_npz
 from resflax.errors import ConfigError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -84,16 +84,16 @@ def load_split(name: str, split: str, data_dir: str | None = None) -> ImageArray
 
 def load_npz(path: Path, split: str) -> ImageArrays:
     """Reads `{split}_images` uint8[N, H, W(, C)], `{split}_labels` int[N] and, if there, `class_names` str[K]."""
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"config.data.name must be a data set or an existing .npz file, but there is no {path}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open_npz(path) as file:
             splits = [key.removesuffix("_images") for key in file.files if key.endswith("_images")]
             if split not in splits:
                 raise ConfigError(f"{path} has no split {split!r}; it has {', '.join(splits) or 'none'}")
             images, labels = file[f"{split}_images"], file[f"{split}_labels"]
             names: Any = file["class_names"] if "class_names" in file.files else None
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"{path} must be an .npz of plain arrays, but {error}; write it with numpy.savez") from error
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: labels must be integers, got {labels.dtype}")

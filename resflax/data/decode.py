@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, JpegImagePlugin
 
+from resflax.data import jpeg
 from resflax.data.geometry import FILTER, stretch
 from resflax.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-MAX_PIXELS = 64 * 2**20  # beyond this a file is refused before its pixels are allocated
+MAX_BYTES = 128 * 2**20  # of a file
+# Pixels beyond which an image is refused before they are allocated. What decoding takes stays near 512 MiB: 8 bytes a pixel,
+# of a JPEG in several scans 12, of a WebP, whose decoder keeps three canvases, 16 and the file.
+MAX_PIXELS = 64 * 2**20
+_MAX_PIXELS_IN_SCANS = 40 * 2**20
+_MAX_PIXELS_OF_WEBP = 24 * 2**20
+_MAX_SCANNED = 16 * _MAX_PIXELS_IN_SCANS  # pixels times scans: a few bytes can ask for one more scan of the whole image
 
 # How an image of each EXIF orientation is set upright.
 _UPRIGHT = {
@@ -48,7 +55,8 @@ def decode(file: Path | BinaryIO, channels: int, name: str = "") -> Image.Image:
     """
     path = file if isinstance(file, Path) else name
     try:
-        return _open(file, path).convert("L" if channels == 1 else "RGB")
+        image, mode = _open(file, path), "L" if channels == 1 else "RGB"
+        return image if image.mode == mode else image.convert(mode)
     except InputError:
         raise
     except Exception as error:  # a damaged file leads Pillow's parsers to struct.error, TypeError and what not
@@ -62,29 +70,47 @@ def decode(file: Path | BinaryIO, channels: int, name: str = "") -> Image.Image:
 
 
 def _open(source: Path | BinaryIO, path: Path | str) -> Image.Image:
-    """The image upright, opaque, with 8 bits a channel, in whatever mode."""
-    if isinstance(source, Path) and source.exists() and not source.is_file():  # opening a named pipe would wait for a writer
-        raise InputError(f"{path} must be an image file, but it is a folder or a device; name a file")
+    """The image upright, opaque, with 8 bits a channel, in whatever mode; a name at a time, so that no copy is kept."""
+    if isinstance(source, Path) and source.exists():
+        if not source.is_file():  # opening a named pipe would wait for a writer
+            raise InputError(f"{path} must be an image file, but it is a folder or a device; name a file")
+        if source.stat().st_size > MAX_BYTES:  # Pillow reads a WebP file, and whatever chunk a PNG file has, whole
+            raise InputError(f"{path} must have at most {MAX_BYTES} bytes, got {source.stat().st_size}; encode it anew")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a readable image with odd metadata is no news
         try:
-            file = Image.open(source, formats=FORMATS)
+            image: Image.Image = Image.open(source, formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise InputError(f"{path} must have at most {MAX_PIXELS} pixels; scale it down") from error
-        with file:
-            if file.width * file.height > MAX_PIXELS:
-                raise InputError(
-                    f"{path} must have at most {MAX_PIXELS} pixels, got {file.width} x {file.height}; scale it down"
-                )
-            file.load()
-            orientation = orientation_of(file)
-            image = file.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else file.copy()
+        with image:
+            check_size(image, path)
+            image.load()
+        orientation = orientation_of(image)
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
     if image.mode.startswith("I;16") or image.mode == "I":
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
+    if "transparency" in image.info:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if "A" in image.getbands():
+        opaque = Image.new("RGB", image.size, "white")
+        opaque.paste(image, mask=image)
+        image = opaque
     return image
+
+
+def check_size(image: Image.Image, path: Path | str) -> None:
+    """Raises `InputError` for an image, of which no more than the header has been read, that would take too much to decode."""
+    limit, kind, pixels = MAX_PIXELS, "", image.width * image.height
+    if image.format == "WEBP":
+        limit, kind = _MAX_PIXELS_OF_WEBP, " as WebP"
+    elif isinstance(image, JpegImagePlugin.JpegImageFile) and image.fp is not None:
+        image.fp.seek(0)
+        scans = jpeg.count_scans(image.fp.read())
+        if scans > 1:
+            limit, kind = min(_MAX_PIXELS_IN_SCANS, _MAX_SCANNED // scans), f" as a JPEG in {scans} scans"
+    if pixels > limit:
+        raise InputError(f"{path} must have at most {limit} pixels{kind}, got {image.width} x {image.height}; scale it down")
 
 
 def orientation_of(image: Image.Image) -> int:

@@ -55,6 +55,23 @@ def decode_rows(data: bytes, rows: int, factor: int, channels: int) -> np.ndarra
     return pixels
 
 
+def count_scans(data: bytes) -> int:
+    """How often decoding passes over the whole image: 1 for a sequential file whose first scan has all components.
+
+    For any other it is the number of scans that follow the header; of a damaged header all that might be scans are counted.
+    """
+    place, components = 2, 0
+    while place + 5 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xDA:
+            whole = 0 < components == data[place + 4]
+            return 1 if whole else data.count(b"\xff\xda", place)
+        if marker in _SEQUENTIAL:
+            components = data[place + 9] if place + 9 < len(data) else 0
+        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return data.count(b"\xff\xda")
+
+
 def _frame(data: bytes) -> tuple[int, int, int, bool]:
     """Where the header states the image's height, height and width as stored, and whether the file is progressive."""
     place = 2

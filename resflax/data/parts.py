@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from resflax.data import jpeg
-from resflax.data.decode import MAX_PIXELS, decode, orientation_of
+from resflax.data.decode import MAX_BYTES, check_size, decode, orientation_of
 from resflax.data.geometry import random_box, random_resized_crop, shrink
 
 _SHARP = 2.0  # a part is decoded at a fraction of its size only if that is still so many times the size asked for
@@ -49,7 +49,7 @@ def random_part(file: Path | BinaryIO, channels: int, size: int, uniforms: Seque
         if not isinstance(file, Path):
             data = file.read()
             file = io.BytesIO(data)
-        elif file.is_file():  # opening a named pipe would wait for a writer
+        elif file.is_file() and file.stat().st_size <= MAX_BYTES:  # opening a named pipe would wait for a writer
             data = file.read_bytes()
     if jpeg.is_complete(data):
         with contextlib.suppress(Exception):  # and whether anything is wrong
@@ -67,7 +67,8 @@ def _of_jpeg(data: bytes, channels: int, size: int, uniforms: Sequence[float]) -
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as header:
             width, height, mode = *header.size, header.mode
             orientation = orientation_of(header)
-    if mode != ("L" if channels == 1 else "RGB") or width * height > MAX_PIXELS:
+            check_size(header, "")
+    if mode != ("L" if channels == 1 else "RGB"):
         return None
     reverse_columns, reverse_rows, swap = _UPRIGHT.get(orientation, _UPRIGHT[1])
     left, top, right, bottom = random_box(*((height, width) if swap else (width, height)), uniforms)

@@ -13,6 +13,8 @@ import numpy as np
 from resflax.data.arrays import ImageArrays
 from resflax.types import Array, DType
 
+LARGEST = 4096  # pixels a side of what a network sees, far beyond any that was published
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -43,9 +45,16 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of `to_dict`."""
-        height, width = values["image_size"]
-        return cls((height, width), np.asarray(values["mean"]), np.asarray(values["std"]))
+        """The inverse of `to_dict`; raises LookupError, TypeError or ValueError for values that are none of its."""
+        height, width = size = tuple(values["image_size"])
+        mean, std = np.asarray(values["mean"], np.float64), np.asarray(values["std"], np.float64)
+        if any(not isinstance(side, int) or not 0 < side <= LARGEST for side in size):
+            raise ValueError(f"image_size must be two integers from 1 to {LARGEST}, got {height} and {width}")
+        if std.shape not in ((1,), (3,)) or mean.shape not in (std.shape, (*size, *std.shape)):
+            raise ValueError(f"mean and std must be per channel, or mean per pixel, got shapes {mean.shape} and {std.shape}")
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and std.all()):
+            raise ValueError("mean and std must be finite, and std not 0")
+        return cls((height, width), mean, std)
 
 
 def fit_preprocessing(

@@ -16,6 +16,7 @@ from resflax.data.decode import decode, read_image
 from resflax.data.geometry import ATTEMPTS, center_crop
 from resflax.data.order import uniforms
 from resflax.data.parts import random_part
+from resflax.data.preprocess import LARGEST, Preprocessing
 from resflax.errors import InputError
 
 Read = Callable[[int, int], np.ndarray]
@@ -82,12 +83,21 @@ def file_reader(reading: Mapping[str, Any]) -> Callable[[Path], np.ndarray]:
 
     Where `crop` is `none`, the whole image is stretched to `source_shape`; where it is `center`, the middle of it, `crop_ratio`
     of the shorter side, is resized to the size in `preprocessing`. `interpolation` is the name of a filter of Pillow.
+
+    Raises LookupError, TypeError or ValueError where they say something else.
     """
     height, width, channels = reading["source_shape"]
-    method = Image.Resampling[reading["interpolation"].upper()]
+    preprocessing = Preprocessing.from_dict(reading["preprocessing"])
+    method = Image.Resampling[str(reading["interpolation"]).upper()]
+    if channels != len(preprocessing.std):
+        raise ValueError(f"source_shape must have the {len(preprocessing.std)} channels of preprocessing, got {channels}")
     if reading["crop"] == "none":
+        if any(not isinstance(side, int) or not 0 < side <= LARGEST for side in (height, width)):
+            raise ValueError(f"the sides of source_shape must be integers from 1 to {LARGEST}, got {height} and {width}")
         return lambda path: read_image(path, (height, width, channels), method)
-    size, ratio = reading["preprocessing"]["image_size"][0], reading["crop_ratio"]
+    size, ratio = preprocessing.image_size[0], float(reading["crop_ratio"])
+    if not 0 < ratio <= 1:
+        raise ValueError(f"crop_ratio must be above 0 and at most 1, got {ratio}")
     return lambda path: np.asarray(center_crop(decode(path, channels), size, ratio, method)).reshape(size, size, channels)
 
 

@@ -197,11 +197,11 @@ MODELS: dict[str, Model] = {
 }
 # Networks of these families can be built at any depth and width that fits; only published ones have a row.
 _FAMILIES: dict[str, tuple[Callable[..., nn.Module], int, int]] = {  # name: builder, and k, r of the depth kn + r
-    r"cifar_resnet(\d+)": (builders.cifar_resnet, 6, 2),
-    r"cifar_plain(\d+)": (builders.cifar_plain, 6, 2),
-    r"cifar_preresnet(\d+)": (functools.partial(builders.cifar_preresnet, block="basic"), 6, 2),
-    r"cifar_wrn(\d+)_(\d+)": (builders.cifar_wrn, 6, 4),
-    r"cifar_resnext(\d+)_(\d+)x(\d+)d": (builders.cifar_resnext, 9, 2),
+    r"cifar_resnet(\d{1,4})": (builders.cifar_resnet, 6, 2),
+    r"cifar_plain(\d{1,4})": (builders.cifar_plain, 6, 2),
+    r"cifar_preresnet(\d{1,4})": (functools.partial(builders.cifar_preresnet, block="basic"), 6, 2),
+    r"cifar_wrn(\d{1,4})_(\d{1,4})": (builders.cifar_wrn, 6, 4),
+    r"cifar_resnext(\d{1,4})_(\d{1,4})x(\d{1,4})d": (builders.cifar_resnext, 9, 2),
 }
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from pathlib import Path
 
-import numpy as np
-
+from resflax.data.npz import open_npz
 from resflax.errors import StorageError
 from resflax.files import storage
 from resflax.weights.names import Entry, Layout, Shape, Tensors, same
@@ -22,12 +20,11 @@ def read_bit(path: Path) -> Tensors:
 
     Raises `StorageError` where it cannot be read or is damaged.
     """
-    with storage("read", path), open(path, "rb") as file:
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (ValueError, TypeError, LookupError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-            raise StorageError(f"{path} must be an .npz file of arrays, but {error}; fetch it again") from error
+    try:
+        with storage("read", path), open_npz(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except ValueError as error:
+        raise StorageError(f"{path} must be an .npz file of arrays, but {error}; fetch it again") from error
 
 
 def bit_naming(module: str, parameter: str, shape: Shape) -> Entry | None:

@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from resflax.errors import ConfigError, DataError, StorageError
-from resflax.files import storage
+from resflax.files import require_file, storage
 from resflax.models.keras_v2 import KerasResNetV2
 from resflax.weights.names import Entry, Naming, Shape, Tensors, same
 
@@ -42,6 +42,7 @@ def read_keras(path: Path) -> Tensors:
     except ImportError as error:
         raise ConfigError("Keras' files are read with h5py, which is not installed; pip install 'resflax[convert]'") from error
 
+    require_file(path)
     with storage("read", path):
         content = path.read_bytes()
     try:
@@ -49,8 +50,8 @@ def read_keras(path: Path) -> Tensors:
             content = _member(content, "model.weights.h5")
         with h5py.File(io.BytesIO(content), "r") as file:
             root = file.get("model_weights", file)
-            tensors = dict(_legacy(root) if "layer_names" in root.attrs else _numbered(root))
-    except (OSError, LookupError, ValueError, TypeError, RuntimeError, AttributeError, zipfile.BadZipFile) as error:
+            tensors = _arrays(_legacy(root) if "layer_names" in root.attrs else _numbered(root), len(content))
+    except Exception as error:  # a damaged file leads the parsers of HDF5 and of archives to what not
         raise StorageError(f"{path} must be a .h5, .weights.h5 or .keras file, but {error}; save it again") from error
     if not tensors:
         raise DataError(
@@ -104,15 +105,34 @@ def _layer(module: str, version2: bool) -> str | None:
     return f"{prefix}_{number}_{'conv' if kind == 'conv' else 'bn'}"
 
 
-def _legacy(root: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """`weight_names` of each layer's group lead to its arrays."""
+def _arrays(datasets: Iterator[tuple[str, Any]], stored: int) -> Tensors:
+    """The numbers of datasets, which must be in the file itself, of `stored` bytes.
+
+    HDF5 can also point into any other file, leave numbers out, compress them, and give one dataset many names. (A link to an
+    object in another file leads nowhere in one that is read from memory.)
+    """
+    tensors, left = {}, stored
+    for name, dataset in datasets:
+        if dataset.external or dataset.is_virtual:
+            raise ValueError(f"{name!r} is kept in another file")
+        if dataset.dtype.kind != "f":
+            raise ValueError(f"{name!r} has {dataset.dtype} for numbers")
+        left -= dataset.nbytes
+        if left < 0:
+            raise ValueError(f"{name!r} has more numbers than the file, of {stored} bytes, can hold")
+        tensors[name] = np.asarray(dataset[()])
+    return tensors
+
+
+def _legacy(root: Any) -> Iterator[tuple[str, Any]]:
+    """`weight_names` of each layer's group lead to its datasets."""
     for layer, group in root.items():
         for text in group.attrs.get("weight_names", ()):
             name = text.decode() if isinstance(text, bytes) else str(text)
-            yield f"{layer}/{name.rpartition('/')[2].partition(':')[0]}", _array(group, name)
+            yield f"{layer}/{name.rpartition('/')[2].partition(':')[0]}", group[name]
 
 
-def _numbered(root: Any) -> Iterator[tuple[str, np.ndarray]]:
+def _numbered(root: Any) -> Iterator[tuple[str, Any]]:
     """`layers/conv2d_7/vars/0`; the name that the model gave the layer is an attribute of `vars`."""
     for group in root["layers"].values():
         variables = group.get("vars", {})
@@ -120,17 +140,7 @@ def _numbered(root: Any) -> Iterator[tuple[str, np.ndarray]]:
             continue
         kinds = _NORM if len(variables) == len(_NORM) else _WEIGHTS
         for number, kind in zip(sorted(variables, key=int), kinds, strict=False):
-            yield f"{variables.attrs['name']}/{kind}", _array(variables, number)
-
-
-def _array(group: Any, name: str) -> np.ndarray:
-    """The numbers of a dataset, which must be in the file itself: HDF5 can also point into any other file."""
-    dataset = group[name]
-    if dataset.file != group.file or dataset.external or dataset.is_virtual:
-        raise ValueError(f"{name!r} is kept in another file")
-    if dataset.dtype.kind != "f":
-        raise ValueError(f"{name!r} has {dataset.dtype} for numbers")
-    return np.asarray(dataset[()])
+            yield f"{variables.attrs['name']}/{kind}", variables[number]
 
 
 def _member(content: bytes, name: str) -> bytes:

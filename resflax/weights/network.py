@@ -38,7 +38,7 @@ def input_shape(metadata: Mapping[str, Any]) -> tuple[int, int, int]:
 
 def abstract_variables(model: nn.Module, metadata: Mapping[str, Any]) -> Tree:
     """Shapes and dtypes of the variables of `model`."""
-    images = jnp.zeros((1, *input_shape(metadata)))
+    images = jax.ShapeDtypeStruct((1, *input_shape(metadata)), jnp.float32)
     return jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
 
 

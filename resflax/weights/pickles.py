@@ -8,7 +8,7 @@ imported or executed, whatever it says.
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 
@@ -82,11 +82,13 @@ def interpret(stream: BinaryIO, call: Callable[[str, Any], Any], persistent: Cal
             _top(stack, list).extend(added)
         elif name in ("SETITEM", "SETITEMS"):
             added = [stack.pop(-2), stack.pop()] if name == "SETITEM" else since_mark()
-            _top(stack, dict).update(zip(added[::2], added[1::2], strict=True))
+            _top(stack, dict).update(make_dictionary(added[::2], added[1::2]))
         elif name == "GLOBAL":
             stack.append(Global(str(argument).replace(" ", ".")))
         elif name == "STACK_GLOBAL":
             attribute, module = stack.pop(), stack.pop()
+            if not (isinstance(attribute, str) and isinstance(module, str)):
+                raise TypeError("a global without a name")
             stack.append(Global(f"{module}.{attribute}"))
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, function = stack.pop(), stack.pop()
@@ -102,6 +104,16 @@ def interpret(stream: BinaryIO, call: Callable[[str, Any], Any], persistent: Cal
         elif name not in ("PROTO", "FRAME"):
             raise Refused(f"its pickle has the operation {name}")
     raise ValueError("the pickle has no end")
+
+
+def make_dictionary(keys: Sequence[Any] = (), values: Sequence[Any] = ()) -> dict[Any, Any]:
+    """The dictionary of keys that are text or numbers; hashing nested tuples may take for ever.
+
+    Raises TypeError for other keys, and ValueError unless there are as many keys as values.
+    """
+    if not all(isinstance(key, (str, int, float, type(None))) for key in keys):
+        raise TypeError("a key that is neither text nor a number")
+    return dict(zip(keys, values, strict=True))
 
 
 def _top(stack: list[Any], kind: type) -> Any:

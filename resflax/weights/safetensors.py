@@ -17,7 +17,7 @@ from etils import epath
 from safetensors.numpy import save
 
 from resflax.errors import DataError, StorageError
-from resflax.files import storage, write_bytes
+from resflax.files import require_file, storage, write_bytes
 from resflax.nn.repeat import unstack_blocks
 from resflax.tree import named_leaves
 from resflax.types import Variables
@@ -101,6 +101,7 @@ def read_tensors(path: epath.PathLike) -> tuple[dict[str, np.ndarray], dict[str,
       StorageError: the file cannot be read, is damaged or no safetensors file.
       DataError: it holds tensors of a type that no network here computes with.
     """
+    require_file(path)
     with storage("read", path):
         content = epath.Path(path).read_bytes()
     try:
@@ -137,6 +138,12 @@ def _check_metadata(path: epath.PathLike, metadata: Any) -> None:
             found = f"{type(known[key]).__name__}" if key in known else "nothing"
             expected = " or ".join("null" if one is type(None) else one.__name__ for one in types)
             raise DataError(f"the metadata of {path} must give {key!r} as {expected}, got {found}; write it again")
+    names = known["class_names"]
+    if names is not None and (len(names) != known["num_classes"] or not all(isinstance(name, str) for name in names)):
+        raise DataError(
+            f"the metadata of {path} must give a name for each of {known['num_classes'] or 0} classes, got {len(names)} "
+            "class_names; write it again"
+        )
 
 
 def _put(tree: dict[str, Any], keys: list[str], leaf: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 import zipfile
@@ -12,10 +13,10 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from resflax.errors import DataError, StorageError
-from resflax.files import storage
+from resflax.errors import DataError, ResflaxError, StorageError
+from resflax.files import require_file, storage
 from resflax.weights.names import Tensors
-from resflax.weights.pickles import Global, Refused, interpret
+from resflax.weights.pickles import Global, Refused, interpret, make_dictionary
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # begins the format before PyTorch 1.6, in which torchvision's files still are
 _ZIP = b"PK\x03\x04"
@@ -51,6 +52,7 @@ BytesOf = Callable[[_Storage], bytes]
 
 def is_torch_file(path: Path) -> bool:
     """Whether a file begins as those of `torch.save` do, in either format; no safetensors file does, whatever its length."""
+    require_file(path)
     with storage("read", path), open(path, "rb") as file:
         start = file.read(9)
     return start.startswith(_ZIP) or (start.startswith(b"\x80") and not start.endswith(b"{"))
@@ -71,7 +73,9 @@ def read_torch(path: Path) -> Tensors:
         raise DataError(
             f"{path} must hold tensors alone, but {error}; load it where it comes from, save state_dict()"
         ) from error
-    except (ValueError, TypeError, LookupError, RecursionError, zipfile.BadZipFile, NotImplementedError) as error:
+    except ResflaxError:
+        raise
+    except Exception as error:  # a damaged file leads the parsers of pickles and archives to what not
         raise StorageError(f"{path} must be what torch.save writes, but it is damaged ({error}); fetch it again") from error
 
 
@@ -83,7 +87,12 @@ def _open_zip(file: BinaryIO) -> tuple[Any, BytesOf]:
     if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
         raise Refused("its numbers are big-endian")
     content, _ = _interpret(io.BytesIO(archive.read(members["data.pkl"])))
-    return content, lambda one: archive.read(members[f"data/{one.key}"])
+
+    @functools.cache  # tensors may share a storage, and must not fill the memory with copies of it
+    def bytes_of(one: _Storage) -> bytes:
+        return archive.read(members[f"data/{one.key}"])
+
+    return content, bytes_of
 
 
 def _open_legacy(file: BinaryIO) -> tuple[Any, BytesOf]:
@@ -97,6 +106,8 @@ def _open_legacy(file: BinaryIO) -> tuple[Any, BytesOf]:
         raise Refused("its numbers are big-endian")
     content, storages = _interpret(file)
     keys, _ = _interpret(file)
+    if not all(isinstance(key, str) for key in keys):
+        raise TypeError("a storage without a name")
     numbers = {}
     for key in keys:
         size = int.from_bytes(file.read(8), "little") * np.dtype(storages[key].dtype).itemsize
@@ -111,8 +122,10 @@ def _interpret(stream: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
     storages: dict[str, _Storage] = {}
 
     def persistent(identity: Any) -> _Storage:
-        kind, dtype, key, *more = identity
-        if not isinstance(dtype, Global) or any(one is not None for one in more[2:]):
+        if not isinstance(identity, tuple) or len(identity) not in (5, 6):
+            raise TypeError("a storage of another form")
+        kind, dtype, key, _, _, *view = identity  # and where it was, and its length
+        if not (isinstance(kind, str) and isinstance(dtype, Global) and isinstance(key, str)) or view not in ([], [None]):
             raise TypeError("a storage of another kind")
         if kind != "storage" or dtype.name not in _DTYPES:
             raise Refused(f"it has a {kind} of {dtype.name}")
@@ -124,15 +137,28 @@ def _interpret(stream: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
 def _call(name: str, arguments: Any) -> Any:
     """The three calls that a state dict consists of."""
     if name == "collections.OrderedDict":
-        return dict(*arguments)
+        return _ordered(*arguments)
     if name == "torch._utils._rebuild_parameter":
         return arguments[0]
     if name == "torch._utils._rebuild_tensor_v2":
         of, offset, shape, strides = arguments[:4]
-        if not isinstance(of, _Storage) or not all(isinstance(one, int) for one in (offset, *shape, *strides)):
+        if not isinstance(of, _Storage) or any(not isinstance(one, tuple) or len(one) > 64 for one in (shape, strides)):
+            raise TypeError("a tensor of another form")
+        if not all(isinstance(one, int) and 0 <= one < 2**63 for one in (offset, *shape, *strides)):
             raise TypeError("a tensor without numbers")
-        return _Tensor(of, offset, tuple(shape), tuple(strides))
+        return _Tensor(of, offset, shape, strides)
     raise Refused(f"it calls {name}")
+
+
+def _ordered(pairs: Any = None) -> dict[Any, Any]:
+    """An OrderedDict: empty, or as Python 2 wrote it, of a list of [key, value]."""
+    if pairs is None:
+        return {}
+    if not isinstance(pairs, list):
+        raise TypeError("a dictionary of another form")
+    result = make_dictionary(*zip(*pairs, strict=True))
+    pairs.clear()  # a pickle can name a list again and again, each time for a copy of it
+    return result
 
 
 def _state_dict(content: Any) -> dict[str, _Tensor]:
@@ -149,7 +175,7 @@ def _resolve(tensor: _Tensor, bytes_of: BytesOf) -> np.ndarray:
     size = math.prod(tensor.shape)
     flat = np.frombuffer(bytes_of(tensor.storage), tensor.storage.dtype)
     reach = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.strides, strict=True))
-    if min((tensor.offset, *tensor.shape, *tensor.strides)) < 0 or size > len(flat):
+    if size > len(flat):
         raise ValueError("a tensor is larger than its storage")
     if size == 0:
         return np.zeros(tensor.shape, flat.dtype)

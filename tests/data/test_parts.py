@@ -202,7 +202,6 @@ def test_whatever_was_damaged_ends_as_decoding_the_whole_does(photographs):
 
 
 def test_too_many_pixels(photographs, monkeypatch):
-    monkeypatch.setattr(parts, "MAX_PIXELS", 640 * 427 - 1)
     monkeypatch.setattr("resflax.data.decode.MAX_PIXELS", 640 * 427 - 1)
     with pytest.raises(InputError, match="must have at most 273279 pixels, got 640 x 427; scale it down"):
         random_part(io.BytesIO(encoded(photographs[0])), 3, 64, draws(0), "x")
