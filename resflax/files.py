@@ -6,6 +6,7 @@ Paths go through `etils.epath`, so a workdir may be local or `gs://`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -111,11 +112,39 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
             path.write_bytes(content)
             return
         temporary = f"{path}.tmp{os.getpid()}"
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        sync(path.parent)
+
+
+def remove_temporaries(folder: epath.Path) -> None:
+    """Removes what `write_bytes` left in `folder` when its process was killed."""
+    with storage("remove", folder):
+        for path in folder.glob("*.tmp*") if folder.exists() else ():
+            if path.suffix.removeprefix(".tmp").isdecimal():
+                path.unlink()
+
+
+def sync(path: epath.PathLike) -> None:
+    """Waits until a local file, or the names in a local folder, would survive a power cut; object stores see to it."""
+    if is_remote(path):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):  # some network file systems sync no folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:

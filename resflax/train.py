@@ -70,6 +70,7 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
       ConfigError: the configuration cannot be run, or the workdir belongs to another one.
       DataError: a number is not finite, or the data are not what they must be.
       StorageError: the workdir cannot be written.
+      TemporaryError: another process trains in the workdir.
       Interrupted: SIGTERM, SIGINT or the deadline came; the state was saved.
     """
     began = time.perf_counter()
@@ -78,9 +79,29 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
 
     from etils import epath
 
+    from resflax.files import Workdir, read_json
+    from resflax.training import distributed, lock
+    from resflax.training.moments import reached
+
+    reached("imported")
+    files = Workdir(epath.Path(workdir))
+    check_workdir(files, config)
+    distributed.check_shared(files.root)
+    if files.result.exists():
+        return read_json(files.result)
+    with lock.held(files.root):
+        check_workdir(files, config)  # another trainer may have been at it until now
+        if files.result.exists():
+            return read_json(files.result)
+        return _train(config, files, deadline, began)
+
+
+def _train(config: Config, files: Workdir, deadline: float, began: float) -> dict[str, Any]:
+    """`train_and_evaluate` where no other process writes to the workdir."""
     from resflax.build import build
-    from resflax.files import Workdir, read_json, write_bytes, write_json
+    from resflax.files import remove_temporaries, write_bytes, write_json
     from resflax.training import distributed
+    from resflax.training.checkpoint_files import to_stderr
     from resflax.training.checkpoints import Checkpoints
     from resflax.training.hooks import EvaluateHook, LogHook
     from resflax.training.logs import Display, MetricsWriter
@@ -89,14 +110,10 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
     from resflax.training.progress import Progress
     from resflax.training.signals import SignalFlag
 
-    reached("imported")
-    files = Workdir(epath.Path(workdir))
-    check_workdir(files, config)
-    distributed.check_shared(files.root)
-    if files.result.exists():
-        return read_json(files.result)
     primary = distributed.is_primary()
-
+    if primary:
+        for folder in (files.root, files.figures):
+            remove_temporaries(folder)
     run = build(config)
     if primary and not files.config.exists():
         write_json(files.config, to_dict(config))
@@ -104,7 +121,7 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
         lines = [json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in run.skipped.items()]
         write_bytes(files.root / "skipped.jsonl", "".join(lines).encode())
         print(f"{len(run.skipped)} unreadable files are left out, listed in {files.root}/skipped.jsonl", file=sys.stderr)
-    saved = choose_checkpoint(files, run.fingerprint)
+    saved = choose_checkpoint(files, run)
     progress, step = (Progress(), 0) if saved is None else (Progress(**saved.progress), saved.step)
     display = Display(run.total_steps, step, quiet=not primary)
     introduce(display, run, step)
@@ -124,7 +141,9 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
         scoring = EvaluateHook(
             config.eval_every_steps, config.data.eval_split, lambda state: evaluate(state.variables(), through)
         )
-        checkpoints = Checkpoints(files.checkpoints, config.checkpoint.keep_last, config.checkpoint.keep_best)
+        keep = config.checkpoint
+        say = display.say if primary else to_stderr
+        checkpoints = Checkpoints(files.checkpoints, keep.keep_last, keep.keep_best, keep.max_failed_saves, say)
         writer = MetricsWriter(files, step) if primary else None
 
         def save(step: int, state: Any, progress: Progress) -> None:
@@ -154,14 +173,13 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
             display=display,
             signals=signals,
         )
-        try:
-            state = fit(loop, state, step, progress)
-            checkpoints.wait()
-        finally:
-            display.close()
-            if writer is not None:
-                writer.close()
-            checkpoints.close()
+        with checkpoints:
+            try:
+                state = fit(loop, state, step, progress)
+            finally:
+                display.close()
+                if writer is not None:
+                    writer.close()
         stopped, _ = distributed.agree(signals.heard or 0, 0)
     if stopped:
         raise Interrupted(
@@ -177,23 +195,39 @@ def train_and_evaluate(config: Config, workdir: str, deadline: float = math.inf)
     return record
 
 
-def choose_checkpoint(files: Workdir, fingerprint: str) -> Saved | None:
-    """The checkpoint to go on from: process 0 looks for it, all open the same one."""
+def choose_checkpoint(files: Workdir, run: Run) -> Saved | None:
+    """The checkpoint to go on from: process 0 looks for it, all open the same one.
+
+    Raises, before an array is read, `ConfigError` for a checkpoint of another run and `DataError` for other data.
+    """
     from resflax.errors import DataError
     from resflax.training import distributed
+    from resflax.training.checkpoint_files import to_stderr
     from resflax.training.checkpoints import latest_checkpoint, open_checkpoint
+    from resflax.tree import differences, signature
 
     saved = None
     if distributed.is_primary():
-        saved = latest_checkpoint(files.checkpoints, lambda text: print(text, file=sys.stderr), set_aside=True)
+        saved = latest_checkpoint(files.checkpoints, to_stderr, set_aside=True)
     step = distributed.from_primary(-1 if saved is None else saved.step)
     if step < 0:
         return None
     saved = saved or open_checkpoint(files.checkpoints / str(step))
-    if saved.metadata["dataset_fingerprint"] != fingerprint:
+    changes = changed_keys(saved.metadata["config"], to_dict(run.config))
+    if changes:
+        changes += differences(saved.tree, signature(run.abstract_state()))
+        raise ConfigError(
+            f"checkpoint {saved.path} belongs to a run with another configuration ({'; '.join(changes[:8])}); remove it, or "
+            "name another --workdir"
+        )
+    if saved.metadata["dataset_fingerprint"] != run.fingerprint:
         raise DataError(
-            f"the data must be those that {files.root} was started with, but their fingerprint is {fingerprint} and was "
+            f"the data must be those that {files.root} was started with, but their fingerprint is {run.fingerprint} and was "
             f"{saved.metadata['dataset_fingerprint']}; restore the data, or name another --workdir"
+        )
+    if saved.step > run.total_steps:
+        raise ConfigError(
+            f"checkpoint {saved.path} lies beyond the {run.total_steps} steps of this run; remove it, or name another --workdir"
         )
     return saved
 

@@ -134,6 +134,7 @@ class CheckpointConfig:
     every_steps: CountOrZero = 0  # 0: only at the end
     keep_last: Count = 2
     keep_best: CountOrZero = 0  # by accuracy on the evaluation split
+    max_failed_saves: Count = field(default=3, metadata=ADDED)  # so many in a row end the run
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,37 @@
-"""Checkpoints that can be believed: `<step>/{state, progress.json, metadata.json, manifest.json}`.
+"""Checkpoints that can be believed: written in the background, verified, then committed by their manifest.
 
-Orbax writes the arrays in the background. The manifest is written last; it names every file with its size and SHA-256,
-and a step without a true manifest does not exist. What Orbax does not do and this does: check the bytes, compare the
-saved tree with the expected one before reading, fall back to an older step, and fail the run when a background save
-failed.
+Orbax writes the arrays. The manifest is written last; it names every file with its size and SHA-256, and a step without a
+true manifest does not exist (`resflax.training.checkpoint_files` has the protocol). What Orbax does not do and this does:
+check the bytes, read a new checkpoint back before an older one is removed, compare the saved tree with the expected one before
+reading, fall back to an older step, and tell the run when a background save failed.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
-import time
+import shutil
 from collections.abc import Mapping
 from concurrent import futures
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from resflax.errors import StorageError
-from resflax.files import is_remote, read_json, sha256, storage, write_json
-from resflax.tree import differences, signature
+from resflax.errors import Interrupted, StorageError
+from resflax.files import is_remote, read_json, sha256, storage, sync, write_json
+from resflax.training import checkpoint_files as protocol
+from resflax.training.checkpoint_files import MANIFEST, Say, committed_steps, to_stderr
+from resflax.training.distributed import anywhere
+from resflax.training.state import snapshot
+from resflax.tree import differences, named_leaves, signature
 from resflax.types import Tree
 
 FORMAT = 1
-_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,10 @@ class Saved:
 
 def open_checkpoint(path: epath.Path) -> Saved:
     """Verifies every byte of a checkpoint; raises `StorageError` naming the first file that is not what it was."""
-    manifest = read_json(path / _MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("sha256") != _manifest_digest(manifest):
-        raise StorageError(f"{path / _MANIFEST} is damaged; the checkpoint cannot be trusted")
+    manifest = protocol.read_manifest(path)
     if manifest["format"] != FORMAT:
         raise StorageError(f"{path} has checkpoint format {manifest['format']}, this version reads {FORMAT}; update resflax")
-    found, expected = set(_files(path)), manifest["files"]
+    found, expected = set(protocol.contents(path)), manifest["files"]
     for name in sorted(found | expected.keys()):
         if name not in found:
             raise StorageError(f"{path / name} is missing")
@@ -83,7 +85,7 @@ def open_checkpoint(path: epath.Path) -> Saved:
     )
 
 
-def latest_checkpoint(root: epath.Path, say: Any = None, set_aside: bool = False) -> Saved | None:
+def latest_checkpoint(root: epath.Path, say: Say | None = None, set_aside: bool = False) -> Saved | None:
     """The newest checkpoint under `root` that verifies; None when there is none.
 
     Args:
@@ -91,44 +93,40 @@ def latest_checkpoint(root: epath.Path, say: Any = None, set_aside: bool = False
       say: called with one sentence for each damaged step that is passed over.
       set_aside: move damaged steps to `root/damaged-<step>-<time>`, so that they are not tried again; for the trainer.
     """
-    for step in reversed(committed_steps(root)):
+    for step in reversed(protocol.all_steps(root)):
         path = root / str(step)
+        if protocol.is_unfinished(path) or not protocol.contents(path):
+            continue
         try:
             return open_checkpoint(path)
         except StorageError as error:
-            if say is not None:
-                say(f"checkpoint {step} is not used: {error}; the previous one is tried")
             if set_aside:
-                path.rename(root / f"damaged-{step}-{int(time.time())}")
+                protocol.set_aside(path, error, say or to_stderr)
+            elif say is not None:
+                say(f"checkpoint {step} is not used: {error}; the previous one is tried")
     return None
-
-
-def committed_steps(root: epath.Path) -> list[int]:
-    """The steps under `root` that have a manifest, true or not, in increasing order."""
-    with storage("read", root):
-        if not root.exists():
-            return []
-        return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and (path / _MANIFEST).exists())
 
 
 class Checkpoints:
     """Saves, in the background, and keeps the last few and the best few.
 
-    Every process of a job calls it alike; process 0 writes everything but the arrays.
+    Every process of a job calls it alike; process 0 writes everything but the arrays. As a context it waits at the end for the
+    save under way; that it failed replaces no other error than `Interrupted`, which says that the state was saved.
     """
 
-    def __init__(self, root: epath.Path, keep_last: int, keep_best: int = 0):
+    def __init__(self, root: epath.Path, keep_last: int, keep_best: int = 0, max_failed_saves: int = 1, say: Say = to_stderr):
+        """Beside the fields of the configuration: `say` is told of each save that failed, when it fails."""
         self._root, self._keep_last, self._keep_best = root, keep_last, keep_best
+        self._max_failed_saves, self._failed_saves, self._say = max_failed_saves, 0, say
         self._committing: futures.Future[None] | None = None
-        self._snapshot = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
         self._primary, self._alone = jax.process_index() == 0, jax.process_count() == 1
-        with storage("write", root):
-            root.mkdir(parents=True, exist_ok=True)
-            there = root.iterdir() if self._primary and root.exists() else ()  # an object store has no empty folders
-            for path in there:  # what a killed process left unfinished
-                if ".orbax-checkpoint-tmp" in path.name or (path.name.isdecimal() and not (path / _MANIFEST).exists()):
-                    path.rmtree()
+        if self._primary:
+            with storage("write", root):
+                root.mkdir(parents=True, exist_ok=True)
+                sync(root.parent)
+            protocol.recover(root, say)
         self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._reader = ocp.StandardCheckpointHandler()
         self._thread = futures.ThreadPoolExecutor(1, "commit")
 
     def save(
@@ -139,92 +137,165 @@ class Checkpoints:
         metadata: Mapping[str, Any],
         score: float | None = None,
     ) -> None:
-        """Starts saving; waits only for an earlier save. A step that is already committed is left alone.
+        """Starts saving; waits only for an earlier save. A step that is committed already is only compared with `state`.
 
         A single process leaves all the rest to a thread. Several start to write together, which takes the devices, so that
         their callers must do it between two steps.
 
-        Raises `StorageError` if the earlier save failed.
+        Raises `StorageError` if `max_failed_saves` saves in a row have failed. The last one that may fail is waited for: there
+        is nothing to be gained by training on.
         """
-        self.wait()
+        failure = self._outcome()
+        if failure is not None and self._failed_saves >= self._max_failed_saves:
+            raise failure
         path = self._root / str(step)
-        if (path / _MANIFEST).exists():
-            return
+        committed = (path / MANIFEST).exists()
         # The caller goes on to donate these buffers, while they are still being read, and to change its progress.
-        snapshot, frozen = self._snapshot(state), json.loads(json.dumps(progress))
-        if not self._alone:
-            self._start_writing(path, snapshot)
+        copied, frozen = snapshot(state), json.loads(json.dumps(progress))
+        error = None
+        if not (self._alone or committed):
+            try:
+                self._start_writing(path, copied)
+            except Exception as caught:  # the other processes wait for this one in `_outcome`
+                error = caught
+        content = {"progress.json": frozen, "metadata.json": dict(metadata)}
         manifest = {"format": FORMAT, "step": step, "score": score}
-        self._committing = self._thread.submit(self._commit, path, snapshot, manifest, frozen, dict(metadata))
+        self._committing = self._thread.submit(self._finish, path, copied, content, manifest, committed, error)
+        if self._failed_saves and self._failed_saves == self._max_failed_saves - 1:
+            self.wait()
 
-    def _start_writing(self, path: epath.Path, snapshot: Tree) -> None:
+    def _start_writing(self, path: epath.Path, copied: Tree) -> None:
+        if self._primary:
+            protocol.begin(path)
         with storage("write", path):
             path.mkdir(parents=True, exist_ok=True)
-            self._orbax.save(_absolute(path / "state"), args=ocp.args.StandardSave(snapshot))
+            self._orbax.save(_absolute(path / "state"), args=ocp.args.StandardSave(copied))
 
-    def _commit(self, path: epath.Path, snapshot: Tree, manifest: dict[str, Any], progress: Any, metadata: Any) -> None:
-        """Runs in a thread: has Orbax put the arrays in place, then writes the rest, the manifest last."""
+    def _finish(
+        self,
+        path: epath.Path,
+        copied: Tree,
+        content: Mapping[str, Any],
+        manifest: Mapping[str, Any],
+        committed: bool,
+        error: Exception | None,
+    ) -> None:
+        """Runs in a thread: all of a save that the caller need not wait for."""
+        try:
+            if error is not None:
+                raise error
+            if committed:
+                self._confirm(path, copied)
+            else:
+                self._commit(path, copied, content, manifest)
+        except Exception as caught:  # whatever the threads met, the run must not go on as if the state were saved
+            failure = StorageError(f"checkpoint {path} could not be saved, {self._space(copied)}: {caught}")
+            self._say(str(failure))
+            if self._primary and not committed:
+                with contextlib.suppress(StorageError):  # what stays is marked, and cleared at the next start
+                    protocol.remove(path)
+            raise failure from caught
+        if self._primary:
+            self._remove_old()
+
+    def _commit(self, path: epath.Path, copied: Tree, content: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+        """Has Orbax put the arrays in place, writes the rest, compares what can be read with what was meant, and commits."""
         if self._alone:
-            self._start_writing(path, snapshot)
+            self._start_writing(path, copied)
         self._orbax.wait_until_finished()
         if not self._primary:
             return
-        write_json(path / "progress.json", progress)
-        write_json(path / "metadata.json", metadata)
-        files = {name: {"size": (path / name).stat().length, "sha256": sha256(path / name)} for name in _files(path)}
-        manifest = {**manifest, "tree": signature(snapshot), "files": files}
-        write_json(path / _MANIFEST, {**manifest, "sha256": _manifest_digest(manifest)})
-        self._remove_old()
+        for name, value in content.items():
+            write_json(path / name, value)
+        names = protocol.contents(path)
+        protocol.sync_all(path, names)
+        self._compare(path, copied)
+        with storage("read", path):
+            files = {name: {"size": (path / name).stat().length, "sha256": sha256(path / name)} for name in names}
+        whole = {**manifest, "tree": signature(copied), "files": files}
+        write_json(path / MANIFEST, {**whole, "sha256": protocol.manifest_digest(whole)})
+        saved = open_checkpoint(path)
+        if {"progress.json": saved.progress, "metadata.json": saved.metadata} != json.loads(json.dumps(content)):
+            raise StorageError(f"{path} holds other values than were written")
+        protocol.end(path)
+
+    def _confirm(self, path: epath.Path, copied: Tree) -> None:
+        """Raises `StorageError` unless a step that is there already is intact and holds the same arrays."""
+        if self._primary:
+            open_checkpoint(path)
+            self._compare(path, copied)
+
+    def _compare(self, path: epath.Path, copied: Tree) -> None:
+        """Raises `StorageError` unless the arrays that can be read from a step are those of `copied`, bit for bit."""
+        # Read by the handler alone: it meets no other process, and onto the host, as the devices may be full.
+        like = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), copied)
+        with storage("read", path):
+            read = named_leaves(self._reader.restore(_absolute(path / "state"), args=ocp.args.StandardRestore(like)))
+        for name, leaf in named_leaves(copied).items():
+            if read[name].dtype != leaf.dtype or read[name].tobytes() != np.asarray(leaf).tobytes():
+                raise StorageError(f"{path}: {name} reads back as another array than was saved")
+
+    def _space(self, copied: Tree) -> str:
+        needed = f"{sum(leaf.nbytes for leaf in jax.tree.leaves(copied)):,} bytes of arrays are needed"
+        if is_remote(self._root):
+            return needed
+        return f"{needed} and {shutil.disk_usage(self._root).free:,} are free"
 
     def _remove_old(self) -> None:
-        steps = committed_steps(self._root)
-        scored = [(read_json(self._root / str(step) / _MANIFEST)["score"], step) for step in steps]
-        best = sorted(((score, step) for score, step in scored if score is not None), reverse=True)
-        keep = {*steps[-self._keep_last :], *(step for _, step in best[: self._keep_best])}
-        for step in steps:
-            if step not in keep:
-                # Without its manifest a half-deleted step does not exist.
-                (self._root / str(step) / _MANIFEST).unlink()
-                (self._root / str(step)).rmtree()
+        """Leaves steps whose manifest cannot be read to `recover`; that one cannot be removed does not fail a save."""
+        scores = {}
+        for step in committed_steps(self._root):
+            with contextlib.suppress(StorageError):
+                scores[step] = protocol.read_manifest(self._root / str(step))["score"]
+        best = sorted(((score, step) for step, score in scores.items() if score is not None), reverse=True)
+        keep = {*list(scores)[-self._keep_last :], *(step for _, step in best[: self._keep_best])}
+        for step in scores.keys() - keep:
+            try:
+                protocol.remove(self._root / str(step))
+            except StorageError as error:
+                self._say(f"an old checkpoint stays where it is: {error}")
+
+    def _outcome(self) -> StorageError | None:
+        """Waits for the save under way, if any; returns why it failed, on every process if it did on one."""
+        if self._committing is None:
+            return None
+        committing, self._committing = self._committing, None
+        failure: Any = committing.exception()
+        if anywhere(failure is not None) and failure is None:
+            failure = StorageError("a checkpoint could not be saved by another process of the job; see what it says")
+        self._failed_saves = self._failed_saves + 1 if failure else 0
+        if self._failed_saves > 1:
+            return StorageError(f"{failure}; {self._failed_saves} saves in a row have failed")
+        return failure
 
     def wait(self) -> None:
         """Returns when the save under way is committed; raises `StorageError` if it failed."""
-        if self._committing is None:
-            return
-        committing, self._committing = self._committing, None
-        try:
-            committing.result()
-        except StorageError:
-            raise
-        except Exception as error:  # whatever the threads met, the run must not go on as if it were saved
-            raise StorageError(f"a checkpoint could not be written to {self._root}: {error}; check the disk") from error
+        failure = self._outcome()
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Waits, then releases Orbax' threads."""
         try:
             self.wait()
         finally:
-            self._thread.shutdown()
-            self._orbax.close()
+            self._release()
+
+    def _release(self) -> None:
+        self._thread.shutdown()
+        self._orbax.close()
+        self._reader.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None or issubclass(kind, Interrupted):
+            self.close()
+        else:
+            self._release()
 
 
 def _absolute(path: epath.Path) -> epath.Path:
     """Orbax takes no relative paths."""
     return path if is_remote(path) else path.absolute()
-
-
-def _files(path: epath.Path) -> list[str]:
-    """Paths, relative to a checkpoint, of all its files but the manifest."""
-    found, folders = [], [path]
-    while folders:
-        for child in folders.pop().iterdir():
-            if child.is_dir():
-                folders.append(child)
-            elif child.name != _MANIFEST:
-                found.append(str(child.relative_to(path)))
-    return sorted(found)
-
-
-def _manifest_digest(manifest: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

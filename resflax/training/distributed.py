@@ -164,6 +164,11 @@ def total(value: int) -> int:
     return int(gathered.view(np.uint64).sum(dtype=np.uint64))
 
 
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is true on any process; all must ask."""
+    return bool(agree(int(flag), 0)[0])
+
+
 def check_shared(root: epath.Path) -> None:
     """Raises `StorageError` on each process that does not see what process 0 writes to `root`."""
     if jax.process_count() == 1:
