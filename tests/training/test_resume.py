@@ -1,6 +1,8 @@
 """Exact resume: real signals, real checkpoints, compared bit for bit."""
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -42,7 +44,7 @@ def path(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config(path):
-    # Re-estimation compiles anew in each run; it comes after the last step, and tests/training/test_kill.py has it on.
+    # Re-estimation compiles anew in each run; it comes after the last step, and the tests in tests/faults have it on.
     base = micro.config(path)
     return dataclasses.replace(base, batch_norm=dataclasses.replace(base.batch_norm, reestimate=False))
 
@@ -96,7 +98,7 @@ def unbroken(trainer, compiled, config, tmp_path):
 
 # Around a checkpoint, an evaluation and a log line (8, 16), at the milestones (20, 30), first and last.
 @pytest.mark.parametrize(
-    "stops", [(1, 7, 8, 9, 16, 20, 30, 39), pytest.param(range(1, 40), marks=pytest.mark.long)], ids=["some", "every"]
+    "stops", [(1, 7, 8, 9, 16, 20, 30, 39), pytest.param(range(1, 40), marks=pytest.mark.faults)], ids=["some", "every"]
 )
 def test_stopping_at_a_step_changes_nothing(stops, trainer, compiled, config, unbroken, tmp_path):
     assert unbroken["rows"][-1]["step"] == 40
@@ -112,6 +114,51 @@ def test_stopping_at_a_step_changes_nothing(stops, trainer, compiled, config, un
         assert found["rows"] == unbroken["rows"]
         assert found["record"] == unbroken["record"]
         assert found["progress"] == unbroken["progress"]
+
+
+@contextlib.contextmanager
+def signal_before_batch(count):
+    """Sends this process a signal before batch `count`, from 0, of all evaluations and re-estimations of a run."""
+    batches = itertools.count()
+
+    def listen(event, **_):
+        if event == "/resflax/batch" and next(batches) == count:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
+# Evaluations have 3 batches and come after every 8 steps, before the last one the statistics are re-estimated from 7 batches.
+@pytest.mark.parametrize(
+    ("reestimate", "batches"),
+    [(False, (0, 4, 14)), pytest.param(True, range(22), marks=pytest.mark.faults)],
+    ids=["some", "every"],
+)
+def test_giving_up_an_evaluation_changes_nothing(reestimate, batches, trainer, compiled, config, tmp_path):
+    config = dataclasses.replace(config, batch_norm=dataclasses.replace(config.batch_norm, reestimate=reestimate))
+    unbroken = outcome(compiled[0], tmp_path / "unbroken", trainer(config, tmp_path / "unbroken"))
+    del unbroken["checkpoints"]  # the step before an evaluation is kept too
+    for batch in batches:
+        workdir, step = tmp_path / f"batch{batch}", min(8 * (batch // 3 + 1), 40)
+        message = f"signal 15 while step {step} was evaluated, the step before is saved as checkpoint {step - 1};"
+        with signal_before_batch(batch), pytest.raises(Interrupted, match=message):
+            trainer(config, workdir)
+        assert not (workdir / "result.json").exists()
+        found = outcome(compiled[0], workdir, trainer(config, workdir))
+        del found["checkpoints"]
+        assert found == unbroken, f"given up before batch {batch}"
+
+
+def test_the_evaluation_of_the_first_step_is_given_up_for_step_0(trainer, compiled, config, tmp_path):
+    config = dataclasses.replace(config, eval_every_steps=1)
+    unbroken = outcome(compiled[0], tmp_path / "unbroken", trainer(config, tmp_path / "unbroken"))
+    with signal_before_batch(1), pytest.raises(Interrupted, match="saved as checkpoint 0;"):
+        trainer(config, tmp_path / "run")
+    assert outcome(compiled[0], tmp_path / "run", trainer(config, tmp_path / "run")) == unbroken
 
 
 def test_a_run_stopped_many_times(trainer, compiled, config, unbroken, tmp_path):
