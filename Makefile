@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: train test test-long test-faults test-parity lint gpu clean
+.PHONY: train test test-long test-faults test-parity test-wheel lint docs wheel gpu clean
 
 train: .venv/installed
 	$(BIN)/python -m resflax.train
@@ -27,6 +27,19 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documents as a site, in `site/`; a warning, as a dead link, is an error.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# A source archive, and a wheel made of it, in `dist/`.
+wheel: .venv/installed-wheel
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+# The wheel in an empty environment, outside of the checkout: trains, predicts, finds the papers' recipes.
+test-wheel: wheel
+	PYTHON=$(PYTHON) .ci/test_wheel dist
 
 # Runs with the interpreter PYTHON as it is: a GPU machine has its own JAX. See launch/gpu.sh.
 gpu:
@@ -54,5 +67,13 @@ gpu:
 	$(PIP) install --no-deps timm==1.0.31 pytorchcv==0.0.74  # without torchvision, which asks for another torch
 	@touch $@
 
+.venv/installed-docs: .venv/installed
+	$(PIP) install --editable '.[docs]'
+	@touch $@
+
+.venv/installed-wheel: .venv/python
+	$(PIP) install build
+	@touch $@
+
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv site dist .pytest_cache .mypy_cache .ruff_cache

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -16,6 +17,9 @@ from resflax.models.zoo import MODELS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+QUICKSTART = "python -m resflax.train --workdir=runs/quickstart-resnet"  # what `make train` does
+SHORTER = ("--config.total_steps=4", "--config.eval_every_steps=2")
 
 
 def test_readme_is_short():
@@ -38,7 +42,7 @@ def test_every_key_is_documented_with_its_default():
 
 
 def test_links_lead_somewhere():
-    for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for document in DOCUMENTS:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
@@ -49,22 +53,58 @@ def commands(text):
     return [line for skip, block in blocks if not skip for line in block.splitlines() if line.startswith("python -m")]
 
 
+def run(lines, folder, environment):
+    """Runs commands one after another in `folder`; trainings are cut to a few steps."""
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        words[0] = sys.executable
+        words += SHORTER if {"resflax.train", "resflax.reproduce"} & {*words} else ()
+        done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+
+
 @pytest.mark.parametrize(
-    "document", ["README.md", "docs/models.md", pytest.param("docs/reproducing.md", marks=pytest.mark.long)]
+    "document",
+    [
+        "README.md",
+        "docs/models.md",
+        pytest.param("docs/reproducing.md", marks=pytest.mark.long),
+        pytest.param("docs/tutorial.md", marks=pytest.mark.long),
+    ],
 )
 def test_commands_work(document, tmp_path, one_device_environment):
-    shown = commands((ROOT / document).read_text())
+    text = (ROOT / document).read_text()
+    shown = commands(text)
     assert len(shown) >= 2
     for folder in ("docs", "experiments"):
         os.symlink(ROOT / folder, tmp_path / folder)
-    shorter = ("--config.total_steps=4", "--config.eval_every_steps=2")
-    first = "python -m resflax.train --workdir=runs/quickstart-resnet"  # what `make train` does
-    for line in (first, *shown):
-        words = shlex.split(line, comments=True)
-        words[0] = sys.executable
-        words += shorter if {"resflax.train", "resflax.reproduce"} & {*words} else ()
-        done = subprocess.run(words, cwd=tmp_path, env=one_device_environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    run((QUICKSTART, *shown), tmp_path, one_device_environment)
+    if document == "docs/tutorial.md":
+        (python,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+        done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, env=one_device_environment, capture_output=True)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.long
+def test_extensions_work(tmp_path, one_device_environment):
+    """The diffs of docs/extending.md fit, and what they add can be used."""
+    text = (ROOT / "docs/extending.md").read_text()
+    for folder in ("resflax", "experiments"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for diff in re.findall(r"```diff\n(.*?)```", text, re.DOTALL):
+        subprocess.run(["git", "apply", "-"], cwd=tmp_path, input=diff, text=True, check=True)
+    environment = {**one_device_environment, "PYTHONPATH": str(tmp_path)}
+    (python,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    subprocess.run([sys.executable, "-c", python], cwd=tmp_path, env=environment, check=True)
+    run(commands(text), tmp_path, environment)
+    for name in ("rezero", "lion", "patches"):
+        assert (tmp_path / "runs" / name / "result.json").exists()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_quoted_code_is_the_code(document):
+    for source, quoted in re.findall(r"<!-- from (.*?) -->\n```python\n(.*?)```", document.read_text(), re.DOTALL):
+        assert quoted in (ROOT / source).read_text(), source
 
 
 def run_python(text):
