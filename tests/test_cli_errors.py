@@ -201,7 +201,7 @@ def test_what_is_no_workdir_is_refused(name, workdir, command, tmp_path):
 
 def test_a_step_that_was_not_saved_is_refused(trained, command):
     message = sentence(command("evaluate", f"--workdir={trained[0]}", "--step=3"), 74)
-    assert message.startswith(f"cannot read {trained[0]}/checkpoints/3/manifest.json: No such file or directory; ")
+    assert message.startswith(f"{trained[0]} has no checkpoint of step 3; there are ")
 
 
 def test_a_split_that_does_not_exist_is_refused(trained, command):

@@ -22,7 +22,7 @@ from resflax.data.reading import file_reader
 from resflax.errors import ConfigError, DataError, StorageError
 from resflax.nn.repeat import Repeat, stack_blocks, unstack_blocks
 from resflax.training import sharding
-from resflax.training.checkpoints import Saved, latest_checkpoint, open_checkpoint
+from resflax.training.checkpoints import Saved, committed_steps, latest_checkpoint, open_checkpoint
 from resflax.training.state import TrainState
 from resflax.types import Array, DType, Variables
 from resflax.weights.hub import PREFIX, read_hub
@@ -33,6 +33,9 @@ def find_checkpoint(path: str, step: int | None = None, say: Any = None) -> Save
     """The checkpoint of a workdir: the newest that verifies, or `step`; `StorageError` when there is none."""
     root = epath.Path(path) / "checkpoints"
     if step is not None:
+        there = committed_steps(root)
+        if step not in there:
+            raise StorageError(f"{path} has no checkpoint of step {step}; there are {', '.join(map(str, there)) or 'none'}")
         return open_checkpoint(root / str(step))
     saved = latest_checkpoint(root, say)
     if saved is None:

@@ -125,7 +125,7 @@ class Checkpoints:
                 root.mkdir(parents=True, exist_ok=True)
                 sync(root.parent)
             protocol.recover(root, say)
-        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._orbax = _writer()
         self._reader = ocp.StandardCheckpointHandler()
         self._thread = futures.ThreadPoolExecutor(1, "commit")
 
@@ -264,6 +264,8 @@ class Checkpoints:
         if anywhere(failure is not None) and failure is None:
             failure = StorageError("a checkpoint could not be saved by another process of the job; see what it says")
         self._failed_saves = self._failed_saves + 1 if failure else 0
+        if failure is not None:
+            self._orbax = _writer()  # the old one would raise what is left of its errors at the next save
         if self._failed_saves > 1:
             return StorageError(f"{failure}; {self._failed_saves} saves in a row have failed")
         return failure
@@ -294,6 +296,10 @@ class Checkpoints:
             self.close()
         else:
             self._release()
+
+
+def _writer() -> Any:
+    return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
 
 
 def _absolute(path: epath.Path) -> epath.Path:

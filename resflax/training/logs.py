@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from resflax.files import Workdir, append_line, is_remote, truncate_lines
+from resflax.files import Workdir, append_line, is_remote, storage, truncate_lines
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -45,7 +45,9 @@ class _Events:
 
     def __init__(self, prefix: str, start_step: int):
         tensorboardx = _import_tensorboardx()
-        self._proto, self._file = tensorboardx.proto, tensorboardx.event_file_writer.EventsWriter(prefix)
+        self._prefix, self._proto = prefix, tensorboardx.proto
+        with storage("write", prefix):
+            self._file = tensorboardx.event_file_writer.EventsWriter(prefix)
         # Hides the events of steps that a crash left behind and that are now redone.
         start = self._proto.event_pb2.SessionLog(status=self._proto.event_pb2.SessionLog.START)
         self._add(start_step + 1, session_log=start)
@@ -57,11 +59,13 @@ class _Events:
         self._add(step, summary=summary(value=values))
 
     def _add(self, step: int, **content: Any) -> None:
-        self._file.write_event(self._proto.event_pb2.Event(wall_time=time.time(), step=step, **content))
-        self._file.flush()
+        with storage("write", self._prefix):
+            self._file.write_event(self._proto.event_pb2.Event(wall_time=time.time(), step=step, **content))
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with storage("write", self._prefix):
+            self._file.close()
 
 
 def _import_tensorboardx() -> Any:
