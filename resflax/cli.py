@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from resflax.errors import ConfigError, ResflaxError
-from resflax.training.signals import end_at_once, end_undisturbed
+from resflax.training.signals import Ended, end_at_once, end_undisturbed
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,18 +38,22 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return others, overrides
 
 
-def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+def run(main: Callable[[Sequence[str]], int], listen: Callable[[], None] = end_at_once) -> NoReturn:
     """Runs a command; an error that a user can cause becomes one sentence on stderr and its exit code.
 
-    So does a signal, see `resflax.training.signals`.
+    So does a signal, in one of the ways of `resflax.training.signals`.
     """
-    end_at_once()
+    listen()
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except ResflaxError as error:
         print(f"resflax: {error}", file=sys.stderr)
         code = error.exit_code
+    except Ended as ended:
+        (number,) = ended.args
+        print(f"resflax: ended by {signal.Signals(number).name}, what was half made is removed; run again", file=sys.stderr)
+        code = 128 + number
     except BrokenPipeError:  # the reader of our output went away; nobody is left to be told
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resflax.cli import Parser, run
 from resflax.errors import ConfigError, nearest
+from resflax.training.signals import end_by_unwinding
 
 if TYPE_CHECKING:
     from resflax.data.folders import ImageFiles
@@ -168,4 +169,4 @@ def _describe(builder: Any) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, end_by_unwinding)

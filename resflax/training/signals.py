@@ -67,6 +67,20 @@ def end_at_once() -> None:
     threading.Thread(target=_listen, args=(woken,), name="signals", daemon=True).start()
 
 
+class Ended(KeyboardInterrupt):
+    """SIGTERM or SIGINT, its number the first argument."""
+
+
+def end_by_unwinding() -> None:
+    """From now on SIGTERM and SIGINT raise `Ended`: for a command that has to clear away what it has half made."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Ended(number)
+
+    for number in SIGNALS:
+        signal.signal(number, stop)
+
+
 def end_undisturbed() -> None:
     """From now on SIGTERM is ignored: how the command ended is decided and said. Ctrl-C still helps where the exit hangs."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -28,7 +28,8 @@ AT_ONCE = {
     INT: "resflax: ended by SIGINT with nothing to save; run again\n",
 }
 SECOND = "resflax: ended by a second SIGINT without saving more; checkpoints are whole, run again to go on\n"
-COMMANDS = sorted(path.stem for path in (ROOT / "resflax").glob("*.py") if "\n    run(main)\n" in path.read_text())
+CLEARED = "resflax: ended by {}, what was half made is removed; run again\n"
+COMMANDS = sorted(path.stem for path in (ROOT / "resflax").glob("*.py") if "\n    run(main" in path.read_text())
 
 
 def test_the_flag(monkeypatch):
@@ -55,9 +56,11 @@ def test_the_flag(monkeypatch):
             signal.signal(number, handler)
 
 
-def command(body):
+def command(body, *arguments):
     """A process that runs `body` as a command of resflax; it says `ready` when the signals may come."""
-    program = f"import sys, time\nfrom resflax.cli import run\ndef main(argv):\n{textwrap.indent(body, '    ')}\nrun(main)\n"
+    main = f"def main(argv):\n{textwrap.indent(body, '    ')}\n"
+    words = ", ".join(["main", *arguments])
+    program = f"import sys, time\nfrom resflax.cli import run\nfrom resflax.training import signals\n{main}\nrun({words})\n"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     child = subprocess.Popen(
         [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -121,6 +124,27 @@ def test_an_exit_code_that_is_decided_stays():
     assert child.returncode == 3
 
 
+HALF_MADE = """
+from pathlib import Path
+from resflax.data.packing import incomplete
+with incomplete(Path("{}/photographs")) as folder:
+    (folder / "shard").write_text("half a shard")
+    print("ready", flush=True)
+    while True:
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_prepare_clears_away_what_is_half_made(number, tmp_path):
+    child = command(HALF_MADE.format(tmp_path), "signals.end_by_unwinding")
+    assert len(list(tmp_path.iterdir())) == 1
+    child.send_signal(number)
+    assert child.communicate(timeout=30) == ("", CLEARED.format(signal.Signals(number).name))
+    assert child.returncode == 128 + number
+    assert list(tmp_path.iterdir()) == []
+
+
 def deliver(words, folder, number, event):
     """`python -m resflax.WORDS` that sends itself a signal."""
     environment = {**os.environ, "PYTHONPATH": f"{DELIVER}{os.pathsep}{ROOT}"}
@@ -150,7 +174,7 @@ def test_ctrl_c_before_the_command_listens_leaves_no_traceback(name, tmp_path):
 def test_other_commands_end_at_once(number, words, tmp_path):
     code, output, errors = deliver(words, tmp_path, number, "import:numpy")
     assert (code, output) == (128 + number, "")
-    assert errors.endswith(AT_ONCE[number])
+    assert errors.endswith(CLEARED.format("SIGTERM") if words[0] == "prepare" else AT_ONCE[number])
     assert "Traceback" not in errors
 
 
