@@ -15,6 +15,7 @@ from resflax.cli import Parser, prepare_jax, run, split_overrides
 from resflax.config import Config, apply_overrides, config_hash, load_config, to_dict, validate
 from resflax.config.serial import changed_keys
 from resflax.errors import ConfigError, Interrupted
+from resflax.training.limits import parse_limits
 
 if TYPE_CHECKING:
     from resflax.build import Run
@@ -36,15 +37,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0, where no scheduler says so")
     parser.add_argument("--num_processes", type=int, metavar="N")
     parser.add_argument("--process_id", type=int, metavar="N")
+    parser.add_argument("--limits", metavar="PHASE:SECONDS,...", help="before a process that hangs is ended: docs/runs.md")
     arguments = parser.parse_args(others)
     config, name = load_config(arguments.config)
     config = validate(apply_overrides(config, overrides))
+    limits = parse_limits(arguments.limits)
     workdir = arguments.workdir or f"runs/{name}"
     prepare_jax(config.precision.compute == "float64")
     from resflax.training.distributed import initialize, is_primary
+    from resflax.training.watchdog import Watchdog
 
-    initialize(arguments.coordinator, arguments.num_processes, arguments.process_id)
-    record = train_and_evaluate(config, workdir)
+    initialize(arguments.coordinator, arguments.num_processes, arguments.process_id, limits["silence"])
+    with Watchdog(limits):
+        record = train_and_evaluate(config, workdir)
     if not is_primary():
         return 0
     print(json.dumps({key: record[key] for key in SUMMARY}))
@@ -106,7 +111,7 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
     from resflax.training.hooks import EvaluateHook, LogHook
     from resflax.training.logs import Display, MetricsWriter
     from resflax.training.loop import Loop, fit, heed
-    from resflax.training.moments import reached
+    from resflax.training.moments import phase, reached
     from resflax.training.progress import Progress
     from resflax.training.signals import SignalFlag
 
@@ -127,7 +132,8 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
     introduce(display, run, step)
     compile_chunk = run.lower_chunk(run.abstract_state())
     reached("lowered")
-    with futures.ThreadPoolExecutor(1, "compile") as compiler:  # XLA compiles while the state is made
+    # XLA compiles while the state is made.
+    with phase("compile"), futures.ThreadPoolExecutor(1, "compile") as compiler:
         compiling = compiler.submit(compile_chunk)
         state = run.initial_state() if saved is None else saved.restore(run.abstract_state())
         run_chunk = compiling.result()
@@ -147,7 +153,8 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
         writer = MetricsWriter(files, step) if primary else None
 
         def save(step: int, state: Any, progress: Progress) -> None:
-            checkpoints.save(step, state, progress.to_dict(), metadata, scoring.score(step))
+            with phase("save", step=step):
+                checkpoints.save(step, state, progress.to_dict(), metadata, scoring.score(step))
             reached("saving", step=step)
 
         def finish(state: Any) -> Any:
@@ -180,7 +187,7 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
                 display.close()
                 if writer is not None:
                     writer.close()
-        stopped, _ = distributed.agree(signals.heard or 0, 0)
+        stopped = distributed.agree(signals.heard or 0).signal
     if stopped:
         raise Interrupted(
             stopped,

@@ -31,10 +31,11 @@ def environment(devices):
     return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
 
 
-def start(workdir, processes, devices, steps, *extra, program=TRAIN):
+def start(workdir, processes, devices, steps, *extra, program=TRAIN, folder=None):
     """A job of `processes` processes with `devices` devices each; arguments in `extra` go to all.
 
     `program` holds the interpreter's arguments, those of `resflax.train` or of a program that takes the same flags.
+    Each process runs in `folder(index)`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -45,7 +46,14 @@ def start(workdir, processes, devices, steps, *extra, program=TRAIN):
         if processes > 1:
             command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}", f"--process_id={index}"]
         jobs.append(
-            subprocess.Popen(command, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command,
+                env=environment(devices),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=folder and folder(index),
+            )
         )
     return jobs
 

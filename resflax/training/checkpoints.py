@@ -27,6 +27,7 @@ from resflax.files import is_remote, read_json, sha256, storage, sync, write_jso
 from resflax.training import checkpoint_files as protocol
 from resflax.training.checkpoint_files import MANIFEST, Say, committed_steps, to_stderr
 from resflax.training.distributed import anywhere
+from resflax.training.moments import phase
 from resflax.training.state import snapshot
 from resflax.tree import differences, named_leaves, signature
 from resflax.types import Tree
@@ -56,7 +57,7 @@ class Saved:
                 f"checkpoint {self.path} does not fit this model and optimizer: {'; '.join(wrong[:3])}"
                 f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}; use the configuration it was made with"
             )
-        with storage("read", self.path), ocp.StandardCheckpointer() as checkpointer:
+        with phase("restore", step=self.step), storage("read", self.path), ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(_absolute(self.path / "state"), abstract)
 
 
@@ -160,7 +161,8 @@ class Checkpoints:
                 error = caught
         content = {"progress.json": frozen, "metadata.json": dict(metadata)}
         manifest = {"format": FORMAT, "step": step, "score": score}
-        self._committing = self._thread.submit(self._finish, path, copied, content, manifest, committed, error)
+        finish = phase("save", step=step)(self._finish)
+        self._committing = self._thread.submit(finish, path, copied, content, manifest, committed, error)
         if self._failed_saves and self._failed_saves == self._max_failed_saves - 1:
             self.wait()
 

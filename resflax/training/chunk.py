@@ -7,6 +7,7 @@ it is one dispatch a step, since XLA:CPU runs gradients of convolutions in loops
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resflax.errors import ResflaxError
+from resflax.training.moments import phase
 from resflax.training.state import TrainState
 from resflax.training.steps import StepMetrics, TrainStep
 from resflax.types import Array, Batch
@@ -28,6 +30,7 @@ class RunChunk(Protocol):
 
     max_steps: int
     compiled: jax.stages.Compiled
+    host_seconds: float  # that the last call spent to make batches on the host
 
     def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]: ...
 
@@ -45,20 +48,29 @@ class StepwiseChunk:
     put: Callable[[Any], Any]
     total_steps: int
     max_steps: int = 1000
+    host_seconds: float = 0.0
     _ready: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]:
         """See `RunChunk`."""
+        self.host_seconds = 0.0
         reports = []
         for step in range(start, stop):
             batch = self._ready.pop(step, None)
-            state, report = self.compiled(state, self.put(self.host_batch(step)) if batch is None else batch, self.resident)
+            state, report = self.compiled(state, self._make(step) if batch is None else batch, self.resident)
             reports.append(report)
         self._ready.clear()
         if stop < self.total_steps:
             with contextlib.suppress(ResflaxError):  # it is met again, and reported, where the batch is due
-                self._ready[stop] = self.put(self.host_batch(stop))
+                self._ready[stop] = self._make(stop)
         return state, _until_bad(jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(reports)))
+
+    def _make(self, step: int) -> Any:
+        began = time.perf_counter()
+        with phase("read", step=step):
+            batch = self.host_batch(step)
+        self.host_seconds += time.perf_counter() - began
+        return self.put(batch)
 
 
 @dataclass
@@ -70,10 +82,14 @@ class FusedChunk:
     resident: Batch
     put: Callable[[Any], Any]  # of batches [max_steps, B], split along the second axis
     max_steps: int
+    host_seconds: float = 0.0
 
     def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]:
         """See `RunChunk`."""
-        batches = stack_batches(self.host_batch, start, stop, self.max_steps)
+        began = time.perf_counter()
+        with phase("read", step=start):
+            batches = stack_batches(self.host_batch, start, stop, self.max_steps)
+        self.host_seconds = time.perf_counter() - began
         state, reports = self.compiled(state, self.put(batches), jnp.int32(stop - start), self.resident)
         return state, _until_bad(jax.tree.map(lambda x: np.asarray(x)[: stop - start], reports))
 

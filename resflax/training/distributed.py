@@ -13,6 +13,7 @@ from etils import epath
 
 from resflax.errors import ConfigError, StorageError, TemporaryError
 from resflax.files import storage, write_bytes
+from resflax.training.moments import phase
 
 
 class Job(NamedTuple):
@@ -23,12 +24,14 @@ class Job(NamedTuple):
     process_id: int
 
 
-def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def initialize(coordinator: str | None, num_processes: int | None, process_id: int | None, silence: float = 60) -> None:
     """Joins the processes of a job; does nothing for a single one. Call it before any device is used.
 
     The three arguments say it all, `coordinator` being "HOST:PORT" of process 0. Without them the environment is asked:
     first JAX_NUM_PROCESSES, JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID (or, in a pod of an Indexed Job,
     JOB_COMPLETION_INDEX), then SLURM, Open MPI and the variables or the metadata of a TPU pod, where JAX finds the rest.
+
+    After `silence` seconds without a word from a process `resflax.training.watchdog` ends the others; JAX does later.
 
     Raises `ConfigError` when what is said is wrong or incomplete, `TemporaryError` when the job does not come together.
     """
@@ -39,14 +42,14 @@ def initialize(coordinator: str | None, num_processes: int | None, process_id: i
     if any(value is not None for value in flags.values()):
         job = _complete(flags)
     elif variables.get("JAX_NUM_PROCESSES") is None and (scheduler := _scheduler()):
-        _join(None, f", as {scheduler} says that there are several")
+        _join(None, silence, f", as {scheduler} says that there are several")
         return
     elif variables:
         job = _complete(variables)
     else:
         return
     if job.num_processes > 1:
-        _join(job)
+        _join(job, silence)
 
 
 def _variables() -> dict[str, str | None]:
@@ -82,16 +85,17 @@ def _whole(name: str, value: str | int, least: int) -> int:
     return int(value)
 
 
-def _join(job: Job | None, because: str = "") -> None:
+def _join(job: Job | None, silence: float, because: str = "") -> None:
     """Calls JAX, which finds a job that is not given."""
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from `resflax.training.signals`
+    patience = int(min(max(100, 2 * silence), 1e6))  # JAX's way to end a process is abort: it comes second
     try:
         if job is None:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=patience)
         else:
             # JAX still finds out which GPU of the host is meant; in a pod it would ask the API server for nothing.
             detection = "deactivate" if "KUBERNETES_SERVICE_HOST" in os.environ else None
-            jax.distributed.initialize(*job, cluster_detection_method=detection)
+            jax.distributed.initialize(*job, cluster_detection_method=detection, heartbeat_timeout_seconds=patience)
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         # JAX raises ValueError where the environment does not say who the others are, else they were not there in time.
@@ -140,17 +144,27 @@ def from_primary(value: int) -> int:
         return value
     from jax.experimental import multihost_utils
 
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    with phase("wait"):
+        return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def agree(signal: int, pace: int) -> tuple[int, int]:
-    """The highest signal number any process received, and process 0's pace: all must take the same next step."""
-    if jax.process_count() == 1:
-        return signal, pace
-    from jax.experimental import multihost_utils
+class Agreement(NamedTuple):
+    """What all processes know after a chunk of steps."""
 
-    gathered = multihost_utils.process_allgather(np.array([signal, pace], np.int32))
-    return int(gathered[:, 0].max()), int(gathered[0, 1])
+    signal: int  # the highest number that any process received, 0: none
+    pace: int  # process 0's
+    host_seconds: np.ndarray  # float[processes]
+
+
+def agree(signal: int, pace: int = 0, host_seconds: float = 0.0) -> Agreement:
+    """Gathers what each process says, so that all take the same next step."""
+    gathered = np.array([[signal, pace, host_seconds]], np.float32)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        with phase("wait"):
+            gathered = multihost_utils.process_allgather(gathered[0])
+    return Agreement(int(gathered[:, 0].max()), int(gathered[0, 1]), gathered[:, 2])
 
 
 def total(value: int) -> int:
@@ -160,13 +174,14 @@ def total(value: int) -> int:
     from jax.experimental import multihost_utils
 
     halves = np.array([value], np.uint64).view(np.uint32)  # JAX would cut 64 bits to 32
-    gathered = np.asarray(multihost_utils.process_allgather(halves), np.uint32)  # [processes, 2]
+    with phase("wait"):
+        gathered = np.asarray(multihost_utils.process_allgather(halves), np.uint32)  # [processes, 2]
     return int(gathered.view(np.uint64).sum(dtype=np.uint64))
 
 
 def anywhere(flag: bool) -> bool:
     """Whether `flag` is true on any process; all must ask."""
-    return bool(agree(int(flag), 0)[0])
+    return bool(agree(int(flag)).signal)
 
 
 def check_shared(root: epath.Path) -> None:

@@ -13,6 +13,7 @@ from resflax.data.order import census
 from resflax.errors import DataError
 from resflax.training import distributed
 from resflax.training.metrics import Sums
+from resflax.training.moments import phase, reached
 from resflax.training.steps import EvalStep
 from resflax.types import Batch, Tree, Variables
 
@@ -56,10 +57,12 @@ def evaluate(
       DataError: the split is empty, what was scored is not each example once, or a logit is not finite.
     """
     sums, seen = zero, 0
-    for batch in batches:
-        seen += census(batch["id"][batch["mask"]])
-        sums = eval_step(sums, variables, put(batch), resident)
-    total = jax.device_get(sums)
+    with phase("evaluate"):
+        for batch in batches:
+            seen += census(batch["id"][batch["mask"]])
+            sums = eval_step(sums, variables, put(batch), resident)
+            reached("scored")
+        total = jax.device_get(sums)
     count = int(total.count)
     if not count:
         raise DataError("the split to evaluate must hold at least one example, but it is empty; check the split's name")
@@ -98,8 +101,10 @@ def reestimate_batch_stats(
     whose normalisation has momentum 0.
     """
     total, count = None, 0
-    for batch in batches:
-        stats = stats_step(params, put(batch), resident)
-        total = stats if total is None else jax.tree.map(lambda a, b: a + b, total, stats)
-        count += 1
+    with phase("evaluate"):
+        for batch in batches:
+            stats = stats_step(params, put(batch), resident)
+            total = stats if total is None else jax.tree.map(lambda a, b: a + b, total, stats)
+            count += 1
+            reached("scored")
     return jax.tree.map(lambda x: x / count, total)

@@ -20,10 +20,11 @@ from resflax.errors import DataError, Interrupted
 from resflax.training.chunk import RunChunk
 from resflax.training.distributed import agree
 from resflax.training.logs import Display, MetricsWriter
-from resflax.training.moments import reached
+from resflax.training.moments import phase, reached
 from resflax.training.progress import Progress
 from resflax.training.signals import SignalFlag
 from resflax.training.state import TrainState, snapshot
+from resflax.training.stragglers import Stragglers
 
 CHUNK_SECONDS = 1.5  # how long a signal may wait
 AGREE_BATCHES = 10  # of an evaluation, between two points where several processes ask each other for signals
@@ -70,7 +71,7 @@ def heed(signals: SignalFlag, batches: Iterable[T]) -> Iterator[T]:
     every = 1 if jax.process_count() == 1 else AGREE_BATCHES
     for index, batch in enumerate(batches):
         reached("batch")
-        if index % every == 0 and (received := agree(signals.heard or 0, 0)[0]):
+        if index % every == 0 and (received := agree(signals.heard or 0).signal):
             raise GivenUp(received)
         yield batch
 
@@ -85,6 +86,7 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
     cadences = [*(hook.every_steps for hook in loop.hooks), loop.save_every_steps]
     long = [0, *(hook.every_steps for hook in loop.hooks if hook.is_long)]  # 0: what comes at the end
     pace = 1
+    stragglers = Stragglers()
     while step < loop.total_steps:
         stop = min(
             step + min(pace, loop.run_chunk.max_steps),
@@ -98,7 +100,8 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
             else:
                 stop -= 1
         began = time.perf_counter()
-        state, reports = loop.run_chunk(state, step, stop)
+        with phase("step", step=step):
+            state, reports = loop.run_chunk(state, step, stop)
         seconds = time.perf_counter() - began
         reached("chunk", step=stop)
         if not reports.finite[-1]:
@@ -110,7 +113,7 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
         progress.wall_seconds += seconds
         pace = max(1, int(CHUNK_SECONDS / max(seconds / (stop - step), 1e-6)))
         loop.display.advance(stop, (stop - step) * loop.batch_size / seconds)
-        step = stop
+        steps, step = stop - step, stop
 
         began = time.perf_counter()
         scalars: dict[str, float] = {}
@@ -132,7 +135,9 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
         if scalars and loop.writer is not None:
             loop.writer.write(step, step / loop.steps_per_epoch, scalars)
             loop.display.scalars(step, scalars)
-        received, pace = agree(loop.signals.received or 0, pace)
+        received, pace, host_seconds = agree(loop.signals.received or 0, pace, loop.run_chunk.host_seconds)
+        if slow := stragglers.note(host_seconds, seconds, steps):
+            loop.display.say(slow)
         interrupted = received if step < loop.total_steps else 0
         if interrupted or _is_due(step, loop.save_every_steps, loop.total_steps):
             loop.save(step, state, progress)

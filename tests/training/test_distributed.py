@@ -12,6 +12,7 @@ from resflax.errors import ConfigError, TemporaryError
 from resflax.training.distributed import initialize
 
 ADDRESS = "host-0:1234"
+PATIENCE = {"heartbeat_timeout_seconds": 120}
 POD = {"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": ADDRESS, "JOB_COMPLETION_INDEX": "1"}
 
 
@@ -103,7 +104,7 @@ def test_one_process_stays_alone(join, environment):
     ids=repr,
 )
 def test_what_jax_finds_by_itself_is_left_to_it(join, environment):
-    assert join(environment) == ((), {})
+    assert join(environment) == ((), PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -117,12 +118,12 @@ def test_what_jax_finds_by_itself_is_left_to_it(join, environment):
     ids=repr,
 )
 def test_variables_say_it_all(join, environment, index):
-    assert join(environment) == ((ADDRESS, 2, index), {"cluster_detection_method": None})
+    assert join(environment) == ((ADDRESS, 2, index), {"cluster_detection_method": None, **PATIENCE})
 
 
 def test_in_a_pod_nobody_asks_the_api_server(join):
     job, options = join({**POD, "KUBERNETES_SERVICE_HOST": "10.0.0.1"})
-    assert (job, options) == ((ADDRESS, 2, 1), {"cluster_detection_method": "deactivate"})
+    assert (job, options) == ((ADDRESS, 2, 1), {"cluster_detection_method": "deactivate", **PATIENCE})
 
 
 def test_flags_win_over_the_environment(join):
@@ -253,5 +254,5 @@ def test_a_tpu_vm_without_metadata_server_says_so(join, tpu_vm, monkeypatch):
 )
 def test_jax_finds_the_processes_of_a_tpu_on_gke(join, tpu_vm, environment, job):
     tpu_vm()
-    assert join(environment) == ((), {})
+    assert join(environment) == ((), PATIENCE)
     assert found_by_jax() == job
