@@ -93,6 +93,7 @@ def test_a_single_process_has_limits_too(tmp_path):
     )
 
 
+@pytest.mark.faults
 def test_time_in_which_a_process_is_suspended_does_not_count(tmp_path):
     (job,) = start(tmp_path / "run", 1, 1, 40, "--limits=read:8,step:8,compile:60,other:60", program=delays("read", 0, 3, 0.2))
     wait_for((tmp_path / "run" / "metrics.jsonl").exists)
