@@ -43,7 +43,8 @@ def evaluate_workdir(workdir: str, split: str | None = None, step: int | None = 
 
     trained = open_trained(workdir, split, step, lambda text: print(text, file=sys.stderr))
     config, images = trained.config, trained.images
-    evaluate = make_evaluate(trained.model, trained.pipeline, trained.mesh, len(images.class_names), config.data.eval_views)
+    settings = config.data.eval_views, config.precision.deterministic
+    evaluate = make_evaluate(trained.model, trained.pipeline, trained.mesh, len(images.class_names), *settings)
     evaluation = evaluate(trained.variables)
     return {
         "workdir": workdir,

@@ -56,8 +56,9 @@ def predict(
 
     Yields:
       `{"path", "predictions": [{"class", "probability"}, ...]}`, or `{"path", "error"}` for a file that is no readable
-      image; probabilities are the softmax of the logits. The network runs as `evaluate` runs it;
-      `resflax.weights.inference` makes the form for one image after another, which compiles longer and rounds otherwise.
+      image, or an image whose logits are not finite; probabilities are the softmax of the logits. The network runs as
+      `evaluate` runs it; `resflax.weights.inference` makes the form for one image after another, which compiles longer and
+      rounds otherwise.
 
     Raises:
       ConfigError: the network has no classes to tell apart.
@@ -96,6 +97,10 @@ def predict(
         for index, path in enumerate(part):
             if index in errors:
                 yield {"path": str(path), "error": errors[index]}
+                continue
+            if not np.isfinite(values[index]).all():
+                reason = f"the network must give finite numbers for {path}, but it does not; its weights are unusable"
+                yield {"path": str(path), "error": reason}
                 continue
             order = np.argsort(-values[index], kind="stable")[:top]
             predictions = [{"class": names[one], "probability": float(values[index, one])} for one in order]

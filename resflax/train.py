@@ -112,6 +112,7 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
     from resflax.training.logs import Display, MetricsWriter
     from resflax.training.loop import Loop, fit, heed
     from resflax.training.moments import phase, reached
+    from resflax.training.non_finite import Recover, RollBack, Skip, Start, abort
     from resflax.training.progress import Progress
     from resflax.training.signals import SignalFlag
 
@@ -152,6 +153,23 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
         checkpoints = Checkpoints(files.checkpoints, keep.keep_last, keep.keep_best, keep.max_failed_saves, say)
         writer = MetricsWriter(files, step) if primary else None
 
+        def restore() -> Start:
+            checkpoints.settle()
+            newest = choose_checkpoint(files, run)
+            step = 0 if newest is None else newest.step
+            if writer is not None:
+                writer.rewind(step)
+            if newest is None:
+                return Start(0, run.initial_state(), Progress())
+            return Start(step, newest.restore(run.abstract_state()), Progress(**newest.progress))
+
+        most = config.non_finite.max_consecutive
+        recover: dict[str, Recover] = {
+            "abort": abort,
+            "skip": Skip(most, display.say),
+            "roll_back": RollBack(most, restore, display.say),
+        }
+
         def save(step: int, state: Any, progress: Progress) -> None:
             with phase("save", step=step):
                 checkpoints.save(step, state, progress.to_dict(), metadata, scoring.score(step))
@@ -175,6 +193,7 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
             hooks=(LogHook(config.log_every_steps, config.data.batch_size, run.schedule, run.peak_rate), scoring),
             save=save,
             save_every_steps=config.checkpoint.every_steps,
+            recover=recover[config.non_finite.policy],
             finish=finish,
             writer=writer,
             display=display,
@@ -182,7 +201,7 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
         )
         with checkpoints:
             try:
-                state = fit(loop, state, step, progress)
+                state, progress = fit(loop, state, step, progress)
             finally:
                 display.close()
                 if writer is not None:
@@ -325,6 +344,7 @@ def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any
         "best_accuracy": progress.best_accuracy,  # over all evaluations of the run: never the result
         "best_step": progress.best_step,
         "steps": run.total_steps,
+        "skipped_steps": progress.skipped_steps,  # their numbers, counted from 1
         "epochs": run.total_steps / run.steps_per_epoch,
         "seed": config.seed,
         "train_seconds": progress.train_seconds,

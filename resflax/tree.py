@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from resflax.types import Tree
+from resflax.types import Array, Tree
 
 
 def named_leaves(tree: Tree) -> dict[str, Any]:
@@ -20,6 +22,18 @@ def named_leaves(tree: Tree) -> dict[str, Any]:
 def parameter_count(params: Tree) -> int:
     """The number of scalars in a tree of arrays or of `jax.ShapeDtypeStruct`."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def all_finite(tree: Tree) -> Array:
+    """shape=(), bool: whether no leaf holds a NaN or an infinity; for use inside `jit`.
+
+    Leaves of one shape share a reduction. With one a leaf XLA repeats hundreds of them wherever the result is used, and a
+    training step takes three times as long to compile.
+    """
+    by_shape: dict[tuple[int, ...], list[Array]] = {}
+    for leaf in jax.tree.leaves(tree):
+        by_shape.setdefault(jnp.shape(leaf), []).append(jnp.isfinite(leaf))
+    return jnp.array([functools.reduce(jnp.logical_and, leaves).all() for leaves in by_shape.values()], bool).all()
 
 
 def digest(tree: Tree) -> str:

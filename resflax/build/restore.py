@@ -148,12 +148,16 @@ def open_weights(path: str) -> Network:
 def make_probabilities(
     model: nn.Module, variables: Variables, preprocessing: dict[str, Any], dtype: DType = jnp.float32
 ) -> Callable[[Any], Array]:
-    """`uint8[B, H, W, C] -> softmax probabilities float32[B, classes]`; images are normalised in `dtype`."""
+    """`uint8[B, H, W, C] -> softmax probabilities float32[B, classes]`; images are normalised in `dtype`.
+
+    The probabilities of an image are NaN if one of its logits is not finite, a lone -inf too.
+    """
     prepare = Preprocessing.from_dict(preprocessing)
 
     @jax.jit
     def probabilities(variables: Variables, images: jax.Array) -> jax.Array:
         logits: Any = model.apply(variables, prepare(images, dtype), train=False)
-        return jax.nn.softmax(logits)
+        finite = jnp.isfinite(logits).all(axis=-1, keepdims=True)
+        return jnp.where(finite, jax.nn.softmax(logits), jnp.nan)
 
     return functools.partial(probabilities, variables)

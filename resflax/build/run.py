@@ -38,7 +38,7 @@ from resflax.errors import ConfigError
 from resflax.models.profile import profile
 from resflax.prng import stream_key
 from resflax.training import chunk, sharding, utilization
-from resflax.training.compiler import compile_with
+from resflax.training.compiler import compile_with, deterministic_options
 from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_stats
 from resflax.training.losses import cross_entropy
 from resflax.training.metrics import zero_sums
@@ -96,8 +96,13 @@ class Run:
         """`(seed, images) -> TrainState`, traced once however often it is asked for shapes or values."""
         init = functools.partial(initial_state, self.config, self.model, self.optimizer, self.train.preprocessing)
         # It runs once, for milliseconds, but optimizing its random numbers would take XLA:CPU as long as the training step.
-        options = {"xla_backend_optimization_level": 1} if self._on_cpu else None
+        options = {"xla_backend_optimization_level": 1} if self._on_cpu else self._deterministic
         return jax.jit(init, out_shardings=sharding.replicated(self.mesh), compiler_options=options)
+
+    @property
+    def _deterministic(self) -> dict[str, bool]:
+        """Options of all programs; those of `config.precision.compiler_options` are of the training step alone."""
+        return deterministic_options(self.mesh.devices.flat[0]) if self.config.precision.deterministic else {}
 
     def initial_state(self) -> TrainState:
         """On the devices."""
@@ -155,25 +160,26 @@ class Run:
         everywhere, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
         resident = self.resident(self.train)
         step, host_batch = self.train_step(), self.train.training_batches()
-        options = self.config.precision.compiler_options
+        compile_ = functools.partial(compile_with, options=self.config.precision.compiler_options, others=self._deterministic)
         if fused is None:
             fused = not self._on_cpu and isinstance(self.train, ResidentPipeline)
         if not fused:
             put = functools.partial(sharding.put_rows, sharding=split)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
             lowered = jitted.lower(state, put(host_batch(0)), resident)
-            return lambda: chunk.StepwiseChunk(compile_with(lowered, options), host_batch, resident, put, self.total_steps)
+            return lambda: chunk.StepwiseChunk(compile_(lowered), host_batch, resident, put, self.total_steps)
         length = min(self.total_steps, 512)
         by_step = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(None, "data"))
         put = functools.partial(sharding.put_rows, sharding=by_step)
         batches = put(chunk.stack_batches(host_batch, 0, 1, length))
         jitted = jax.jit(chunk.fuse(step, length), donate_argnums=0, out_shardings=everywhere)
         lowered = jitted.lower(state, batches, jnp.int32(1), resident)
-        return lambda: chunk.FusedChunk(compile_with(lowered, options), host_batch, resident, put, length)
+        return lambda: chunk.FusedChunk(compile_(lowered), host_batch, resident, put, length)
 
     def make_evaluate(self) -> Any:
         """`(variables, through) -> Evaluation` over the evaluation split."""
-        return make_evaluate(self.model, self.test, self.mesh, len(self.class_names), self.config.data.eval_views)
+        settings = self.config.data.eval_views, self.config.precision.deterministic
+        return make_evaluate(self.model, self.test, self.mesh, len(self.class_names), *settings)
 
     def reestimate(self, params: Tree, through: Through = iter) -> Tree:
         """`batch_stats` averaged over one pass of training batches, augmented as in training."""
@@ -190,7 +196,7 @@ class Run:
         count = max(1, int(self.steps_per_epoch))
         put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(self.mesh))
         batches = map(self.train.training_batches(), range(count))
-        step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh))
+        step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh), compiler_options=self._deterministic)
         return reestimate_batch_stats(step, params, through(batches), self.resident(self.train), put)
 
     def metadata(self) -> dict[str, Any]:
@@ -207,14 +213,21 @@ class Run:
 
 
 def make_evaluate(
-    model: nn.Module, pipeline: Pipeline, mesh: jax.sharding.Mesh, num_classes: int, views: Views = "single"
+    model: nn.Module,
+    pipeline: Pipeline,
+    mesh: jax.sharding.Mesh,
+    num_classes: int,
+    views: Views = "single",
+    deterministic: bool = False,
 ) -> Any:
     """`(variables, through) -> Evaluation` over the whole of `pipeline`, see `resflax.data.views`."""
     everywhere = sharding.replicated(mesh)
     resident = sharding.put(pipeline.resident, everywhere)
     shard = functools.partial(sharding.shard_batch, mesh=mesh)
     score = functools.partial(average_over_views, views=views)
-    step = jax.jit(make_eval_step(model, pipeline.materialise, shard, score), out_shardings=everywhere)
+    options = deterministic_options(mesh.devices.flat[0]) if deterministic else {}
+    eval_step = make_eval_step(model, pipeline.materialise, shard, score)
+    step = jax.jit(eval_step, out_shardings=everywhere, compiler_options=options)
     zero = sharding.put(zero_sums(num_classes), everywhere)
     put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(mesh))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from resflax.build.run import build
+from resflax.build.run import Run, build
 from resflax.config import Config, config_hash, from_dict
 from resflax.training.progress import Progress
 
@@ -38,9 +39,7 @@ def verify(record: Mapping[str, Any], config: Config) -> dict[str, Any]:
     run = build(config, jax.devices()[:1])
     if run.fingerprint != record["dataset_fingerprint"]:
         return _refuted(f"the data have the fingerprint {run.fingerprint}, the record's had {record['dataset_fingerprint']}")
-    state = run.initial_state()
-    _, reports = run.compile_chunk(state, fused=False)(state, 0, len(recorded))
-    losses = np.asarray(reports.loss, np.float32)
+    losses = np.asarray(_replay(run, len(recorded), set(record.get("skipped_steps", ()))), np.float32)
     exact = np.array_equal(losses, recorded)
     compared = min(STEPS, len(losses), len(recorded))
     deviation = float(np.max(np.abs(losses[:compared] / recorded[:compared] - 1)))
@@ -51,6 +50,18 @@ def verify(record: Mapping[str, Any], config: Config) -> dict[str, Any]:
     if len(losses) == len(recorded) and deviation <= tolerance:
         return {"confirmed": True, "reason": f"the first {compared} losses agree within the tolerance", **about}
     return {**_refuted(f"the first {compared} losses differ by up to {deviation:.2g}, more than {tolerance:g}"), **about}
+
+
+def _replay(run: Run, updates: int, skipped: set[int]) -> list[float]:
+    """The losses of the first updates, those steps left out that the run left out."""
+    state = run.initial_state()
+    chunk = run.compile_chunk(state, fused=False)
+    steps = (step for step in range(run.total_steps) if step + 1 not in skipped)
+    losses = []
+    for step in itertools.islice(steps, updates):
+        state, reports = chunk(state, step, step + 1)
+        losses.append(float(reports.loss[0]))
+    return losses
 
 
 def _refuted(reason: str) -> dict[str, Any]:

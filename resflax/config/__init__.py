@@ -10,6 +10,7 @@ from resflax.config.schema import (
     EmaConfig,
     LossConfig,
     ModelConfig,
+    NonFiniteConfig,
     OptimConfig,
     PrecisionConfig,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "EmaConfig",
     "LossConfig",
     "ModelConfig",
+    "NonFiniteConfig",
     "OptimConfig",
     "PrecisionConfig",
     "apply_overrides",

@@ -125,6 +125,18 @@ class PrecisionConfig:
     compute: Literal["float32", "bfloat16", "float64"] = "float32"
     # NAME=VALUE, XLA's options for the training step; the items of a list are joined by +
     compiler_options: tuple[str, ...] = field(default=(), metadata=ADDED)
+    # on GPUs: kernels that give the same bits in every run, and no choice between kernels by timing them
+    deterministic: bool = field(default=False, metadata=ADDED)
+
+
+@dataclass(frozen=True)
+class NonFiniteConfig:
+    """What is done about a step whose loss, gradient or new state is not finite; the step itself changes nothing."""
+
+    # abort: end the run; skip: leave the batch out; roll_back: go back to the newest checkpoint, then leave it out
+    policy: Literal["abort", "skip", "roll_back"] = field(default="abort", metadata=ADDED)
+    # more steps than this in a row (`skip`), or returns to the same checkpoint (`roll_back`), end the run
+    max_consecutive: Count = field(default=3, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -153,4 +165,5 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig, metadata=ADDED)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -52,9 +52,12 @@ def _without_added(section: Any, values: dict[str, Any]) -> dict[str, Any]:
     kept = {}
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
+        added = field.metadata.get("added")
         if dataclasses.is_dataclass(value):
-            kept[field.name] = _without_added(value, values[field.name])
-        elif not (field.metadata.get("added") and value == field.default):
+            section_kept = _without_added(value, values[field.name])
+            if section_kept or not added:
+                kept[field.name] = section_kept
+        elif not (added and value == field.default):
             kept[field.name] = values[field.name]
     return kept
 

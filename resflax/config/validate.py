@@ -183,6 +183,11 @@ def _compiler_options(config: Config) -> None:
                 "example xla_gpu_autotune_level=0"
             )
         names.append(name)
+    if config.precision.deterministic and "xla_gpu_deterministic_ops" in names:
+        raise ConfigError(
+            "config.precision.compiler_options must not set xla_gpu_deterministic_ops beside config.precision.deterministic; "
+            "leave it out"
+        )
     if len(set(names)) != len(names):
         raise ConfigError(
             f"config.precision.compiler_options must set each option once, got {', '.join(names)}; join a list's items by +"

@@ -22,17 +22,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from resflax.errors import Interrupted, StorageError
+from resflax.errors import DataError, Interrupted, StorageError
 from resflax.files import is_remote, read_json, sha256, storage, sync, write_json
 from resflax.training import checkpoint_files as protocol
 from resflax.training.checkpoint_files import MANIFEST, Say, committed_steps, to_stderr
 from resflax.training.distributed import anywhere
 from resflax.training.moments import phase
 from resflax.training.state import snapshot
-from resflax.tree import differences, named_leaves, signature
+from resflax.tree import all_finite, differences, named_leaves, signature
 from resflax.types import Tree
 
 FORMAT = 1
+_all_finite = jax.jit(all_finite)
 
 
 @dataclass(frozen=True)
@@ -143,16 +144,22 @@ class Checkpoints:
         A single process leaves all the rest to a thread. Several start to write together, which takes the devices, so that
         their callers must do it between two steps.
 
-        Raises `StorageError` if `max_failed_saves` saves in a row have failed. The last one that may fail is waited for: there
-        is nothing to be gained by training on.
+        Raises:
+          StorageError: `max_failed_saves` saves in a row have failed. The last one that may fail is waited for: there is
+            nothing to be gained by training on.
+          DataError: a number of the state is not finite; no such checkpoint is ever written.
         """
-        failure = self._outcome()
-        if failure is not None and self._failed_saves >= self._max_failed_saves:
-            raise failure
+        self.settle()
         path = self._root / str(step)
         committed = (path / MANIFEST).exists()
         # The caller goes on to donate these buffers, while they are still being read, and to change its progress.
         copied, frozen = snapshot(state), json.loads(json.dumps(progress))
+        if not _all_finite(copied):
+            bad = [name for name, leaf in named_leaves(copied).items() if not np.isfinite(leaf).all()]
+            raise DataError(
+                f"a state must be finite to be saved, but at step {step} {bad[0]} is not"
+                f"{f', and {len(bad) - 1} more' if len(bad) > 1 else ''}; run again to go on from the checkpoint before"
+            )
         error = None
         if not (self._alone or committed):
             try:
@@ -271,6 +278,12 @@ class Checkpoints:
         if self._failed_saves > 1:
             return StorageError(f"{failure}; {self._failed_saves} saves in a row have failed")
         return failure
+
+    def settle(self) -> None:
+        """Waits for the save under way; raises `StorageError` if `max_failed_saves` saves in a row have failed."""
+        failure = self._outcome()
+        if failure is not None and self._failed_saves >= self._max_failed_saves:
+            raise failure
 
     def wait(self) -> None:
         """Returns when the save under way is committed; raises `StorageError` if it failed."""

@@ -26,7 +26,7 @@ HostBatch = Callable[[int], dict[str, np.ndarray]]  # step -> global batch
 
 
 class RunChunk(Protocol):
-    """`(state, start, stop) -> (state, metrics of each step)`; stops early at a step that is not finite."""
+    """`(state, start, stop) -> (state, metrics of each step)`; a step that is not finite changes nothing, the next follows."""
 
     max_steps: int
     compiled: jax.stages.Compiled
@@ -63,7 +63,7 @@ class StepwiseChunk:
         if stop < self.total_steps:
             with contextlib.suppress(ResflaxError):  # it is met again, and reported, where the batch is due
                 self._ready[stop] = self._make(stop)
-        return state, _until_bad(jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(reports)))
+        return state, jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(reports))
 
     def _make(self, step: int) -> Any:
         began = time.perf_counter()
@@ -91,7 +91,7 @@ class FusedChunk:
             batches = stack_batches(self.host_batch, start, stop, self.max_steps)
         self.host_seconds = time.perf_counter() - began
         state, reports = self.compiled(state, self.put(batches), jnp.int32(stop - start), self.resident)
-        return state, _until_bad(jax.tree.map(lambda x: np.asarray(x)[: stop - start], reports))
+        return state, jax.tree.map(lambda x: np.asarray(x)[: stop - start], reports)
 
 
 def stack_batches(host_batch: HostBatch, start: int, stop: int, length: int) -> dict[str, np.ndarray]:
@@ -105,29 +105,19 @@ def stack_batches(host_batch: HostBatch, start: int, stop: int, length: int) -> 
 
 
 def fuse(train_step: TrainStep, length: int) -> Callable[[TrainState, Batch, Array, Batch], Any]:
-    """`loop(state, batches [length, B], count, resident) -> (state, metrics [length])`: up to `count` steps on the device."""
+    """`loop(state, batches [length, B], count, resident) -> (state, metrics [length])`: `count` steps on the device."""
 
     def loop(state: TrainState, batches: Batch, count: Array, resident: Batch) -> tuple[TrainState, StepMetrics]:
         def at(index: Array) -> Batch:
             return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, keepdims=False), batches)
 
-        def body(carry: Any) -> Any:
-            index, state, reports, _ = carry
+        def body(index: Array, carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
+            state, reports = carry
             state, report = train_step(state, at(index), resident)
-            reports = jax.tree.map(lambda all_, one: all_.at[index].set(one), reports, report)
-            return index + 1, state, reports, report.finite
+            return state, jax.tree.map(lambda all_, one: all_.at[index].set(one), reports, report)
 
         shapes = jax.eval_shape(lambda s, r: train_step(s, at(jnp.int32(0)), r)[1], state, resident)
         reports = jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), shapes)
-        start = (jnp.int32(0), state, reports, jnp.bool_(True))
-        _, state, reports, _ = jax.lax.while_loop(lambda carry: (carry[0] < count) & carry[3], body, start)
-        return state, reports
+        return jax.lax.fori_loop(0, count, body, (state, reports))
 
     return loop
-
-
-def _until_bad(reports: StepMetrics) -> StepMetrics:
-    """The reports up to and including the first that is not finite."""
-    bad = np.flatnonzero(~reports.finite)
-    end = int(bad[0]) + 1 if bad.size else len(reports.finite)
-    return jax.tree.map(lambda x: x[:end], reports)

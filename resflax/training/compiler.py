@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,22 +15,33 @@ from resflax.errors import ConfigError
 _REFUSED = re.compile(r"No such compile option|While setting option")
 
 
-def compile_with(lowered: jax.stages.Lowered, options: Sequence[str]) -> jax.stages.Compiled:
+def deterministic_options(device: jax.Device) -> dict[str, bool]:
+    """`compiler_options` under which a program gives the same bits in every run; elsewhere than on GPUs none are needed.
+
+    XLA then takes kernels without atomic sums, and the first that fits instead of the one that was the fastest when it was
+    timed, which may be another one the next time.
+    """
+    return {"xla_gpu_deterministic_ops": True} if device.platform == "gpu" else {}
+
+
+def compile_with(
+    lowered: jax.stages.Lowered, options: Sequence[str], others: Mapping[str, Any] | None = None
+) -> jax.stages.Compiled:
     """Compiles a program.
 
     Args:
       lowered: what `jax.jit(...).lower(...)` gave.
       options: `NAME=VALUE`, names of XLA's debug options (`xla_gpu_autotune_level=0`) or of JAX's `compiler_options`. The
         items of a list are joined by `+`, and take the place of XLA's default list.
+      others: more options, by name, that are not the user's.
 
     Raises:
       ConfigError: this version of XLA has no such option, or not this value. Options of another platform are accepted.
     """
-    if not options:
-        return lowered.compile()
     pairs = (text.split("=", 1) for text in options)
+    given = {**(others or {}), **{name: _value(value) for name, value in pairs}}
     try:
-        return lowered.compile(compiler_options={name: _value(value) for name, value in pairs})
+        return lowered.compile(compiler_options=given or None)
     except (jax.errors.JaxRuntimeError, TypeError) as error:
         if isinstance(error, TypeError) or _REFUSED.search(str(error)):
             raise ConfigError(

@@ -15,7 +15,10 @@ from resflax.training.utilization import model_flops_utilization
 
 @dataclass
 class LogHook:
-    """The means since the last line, the share of the devices' peak, and the learning rate of the last step."""
+    """The means since the last line, the share of the devices' peak, and the learning rate of the last update.
+
+    Where steps were left out, also how many so far.
+    """
 
     is_long: ClassVar[bool] = False
     every_steps: int
@@ -25,13 +28,15 @@ class LogHook:
 
     def __call__(self, step: int, state: TrainState, progress: Progress) -> dict[str, float]:
         """See `resflax.training.loop.Hook`."""
+        skipped = progress.skipped_until(step)
+        left_out: dict[str, float] = {"skipped_steps": skipped} if skipped else {}
         scalars = progress.take_window(self.batch_size)
         if not scalars:
-            return {}
+            return left_out
         share = model_flops_utilization(scalars["images_per_second"], self.peak_rate)
         if share is not None:
             scalars["model_flops_utilization"] = share
-        return {**scalars, "learning_rate": float(self.schedule(step - 1))}
+        return {**scalars, "learning_rate": float(self.schedule(step - skipped - 1)), **left_out}
 
 
 @dataclass

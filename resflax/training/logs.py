@@ -25,6 +25,12 @@ class MetricsWriter:
         if importlib.util.find_spec("tensorboardX") and not is_remote(workdir.root):
             self._events = _Events(str(workdir.root / "events"), start_step)
 
+    def rewind(self, step: int) -> None:
+        """Takes back what was written of steps after `step`, which are now redone."""
+        truncate_lines(self._path, step)
+        if self._events is not None:
+            self._events.hide_after(step)
+
     def write(self, step: int, epoch: float, scalars: Mapping[str, float]) -> None:
         """Appends `{"step", "epoch", **scalars}` everywhere."""
         append_line(self._path, {"step": step, "epoch": round(epoch, 4), **scalars})
@@ -48,9 +54,12 @@ class _Events:
         self._prefix, self._proto = prefix, tensorboardx.proto
         with storage("write", prefix):
             self._file = tensorboardx.event_file_writer.EventsWriter(prefix)
-        # Hides the events of steps that a crash left behind and that are now redone.
+        self.hide_after(start_step)
+
+    def hide_after(self, step: int) -> None:
+        """Hides the events of later steps that were written before: a crash left them behind, or they are now redone."""
         start = self._proto.event_pb2.SessionLog(status=self._proto.event_pb2.SessionLog.START)
-        self._add(start_step + 1, session_log=start)
+        self._add(step + 1, session_log=start)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds the scalars of a step."""

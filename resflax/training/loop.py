@@ -16,11 +16,12 @@ from typing import ClassVar, Protocol, TypeVar
 
 import jax
 
-from resflax.errors import DataError, Interrupted
+from resflax.errors import Interrupted
 from resflax.training.chunk import RunChunk
 from resflax.training.distributed import agree
 from resflax.training.logs import Display, MetricsWriter
 from resflax.training.moments import phase, reached
+from resflax.training.non_finite import Recover, failures
 from resflax.training.progress import Progress
 from resflax.training.signals import SignalFlag
 from resflax.training.state import TrainState, snapshot
@@ -52,6 +53,7 @@ class Loop:
     hooks: Sequence[Hook]
     save: Callable[[int, TrainState, Progress], None]
     save_every_steps: int
+    recover: Recover
     finish: Callable[[TrainState], TrainState]  # applied once, after the last step; it may raise `GivenUp`
     writer: MetricsWriter | None  # None: another process writes
     display: Display
@@ -76,22 +78,25 @@ def heed(signals: SignalFlag, batches: Iterable[T]) -> Iterator[T]:
         yield batch
 
 
-def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainState:
+def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> tuple[TrainState, Progress]:
     """Trains from `step` to the end.
 
     Raises:
-      DataError: a loss, gradient or statistic is not finite; nothing is saved after the last good checkpoint.
+      DataError: steps were not finite, and `loop.recover` ended the run; nothing is saved after the last good checkpoint.
       Interrupted: a signal came; the state of the step reached, or of the one before it, is saved.
     """
     cadences = [*(hook.every_steps for hook in loop.hooks), loop.save_every_steps]
     long = [0, *(hook.every_steps for hook in loop.hooks if hook.is_long)]  # 0: what comes at the end
     pace = 1
+    saved = step
     stragglers = Stragglers()
     while step < loop.total_steps:
+        left_out = step + 1 in progress.skipped_steps  # known since a roll-back
         stop = min(
-            step + min(pace, loop.run_chunk.max_steps),
+            step + (1 if left_out else min(pace, loop.run_chunk.max_steps)),
             loop.total_steps,
             *(_next_due(step, every) for every in cadences if every),
+            *(skipped - 1 for skipped in progress.skipped_steps if skipped > step + 1),
         )
         resort = None
         if any(_is_due(stop, every, loop.total_steps) for every in long):
@@ -99,20 +104,21 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
                 resort = (step, snapshot(state), copy.deepcopy(progress))
             else:
                 stop -= 1
-        began = time.perf_counter()
-        with phase("step", step=step):
-            state, reports = loop.run_chunk(state, step, stop)
-        seconds = time.perf_counter() - began
-        reached("chunk", step=stop)
-        if not reports.finite[-1]:
-            raise DataError(
-                f"the loss or gradient of step {step + len(reports.finite)} is not finite; "
-                "lower config.optim.learning_rate, clip with config.optim.clip_norm, or check the data"
-            )
-        progress.add(reports, seconds)
-        progress.wall_seconds += seconds
-        pace = max(1, int(CHUNK_SECONDS / max(seconds / (stop - step), 1e-6)))
-        loop.display.advance(stop, (stop - step) * loop.batch_size / seconds)
+        if not left_out:
+            began = time.perf_counter()
+            with phase("step", step=step):
+                state, reports = loop.run_chunk(state, step, stop)
+            seconds = time.perf_counter() - began
+            reached("chunk", step=stop)
+            progress.wall_seconds += seconds
+            failed = failures(step, reports)
+            if failed and (start := loop.recover(failed, progress, saved)):
+                step, state, progress = start
+                saved = step
+                continue
+            progress.add(reports, seconds)
+            pace = max(1, int(CHUNK_SECONDS / max(seconds / (stop - step), 1e-6)))
+            loop.display.advance(stop, (stop - step) * loop.batch_size / seconds)
         steps, step = stop - step, stop
 
         began = time.perf_counter()
@@ -136,15 +142,16 @@ def fit(loop: Loop, state: TrainState, step: int, progress: Progress) -> TrainSt
             loop.writer.write(step, step / loop.steps_per_epoch, scalars)
             loop.display.scalars(step, scalars)
         received, pace, host_seconds = agree(loop.signals.received or 0, pace, loop.run_chunk.host_seconds)
-        if slow := stragglers.note(host_seconds, seconds, steps):
+        if not left_out and (slow := stragglers.note(host_seconds, seconds, steps)):
             loop.display.say(slow)
         interrupted = received if step < loop.total_steps else 0
         if interrupted or _is_due(step, loop.save_every_steps, loop.total_steps):
             loop.save(step, state, progress)
+            saved = step
         if interrupted:
             cause = "the deadline" if interrupted == signal.SIGALRM else f"signal {interrupted}"
             raise Interrupted(interrupted, f"stopped by {cause} at step {step}, saved as checkpoint {step}; run again to go on")
-    return state
+    return state, progress
 
 
 def _next_due(step: int, every: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import hashlib
 import math
@@ -23,21 +24,28 @@ class Progress:
     correct: int = 0  # likewise
     gradient_norm: float = 0.0  # of the last step
     window_seconds: float = 0.0  # likewise
-    first_losses: list[float] = field(default_factory=list)  # of the first DIGEST_STEPS steps
+    first_losses: list[float] = field(default_factory=list)  # of the first DIGEST_STEPS updates
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
     best_accuracy: float | None = None  # on the evaluation split, and the step it was reached at
     best_step: int | None = None
+    skipped_steps: list[int] = field(default_factory=list)  # left out, counted from 1; after a roll-back also steps ahead
 
     def add(self, reports: StepMetrics, seconds: float) -> None:
-        """Takes in the reports of a chunk."""
-        losses = [float(loss) for loss in reports.loss]
+        """Takes in the reports of a chunk, but those of steps that were left out."""
+        applied = reports.finite
+        losses = [float(loss) for loss in reports.loss[applied]]
         self.losses += losses
-        self.correct += round(float(np.sum(reports.correct, dtype=np.float64)))
-        self.gradient_norm = float(reports.gradient_norm[-1])
+        self.correct += round(float(np.sum(reports.correct[applied], dtype=np.float64)))
+        if losses:
+            self.gradient_norm = float(reports.gradient_norm[applied][-1])
         self.first_losses += losses[: DIGEST_STEPS - len(self.first_losses)]
         self.window_seconds += seconds
         self.train_seconds += seconds
+
+    def skipped_until(self, step: int) -> int:
+        """How many of the first `step` steps were left out."""
+        return bisect.bisect_right(self.skipped_steps, step)
 
     def take_window(self, batch_size: int) -> dict[str, float]:
         """The means since the last call, which start anew."""

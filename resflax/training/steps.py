@@ -15,10 +15,15 @@ from flax import struct
 from resflax.prng import stream_key
 from resflax.training.metrics import Sums, evaluate_logits
 from resflax.training.state import Ema, TrainState
+from resflax.tree import all_finite
 from resflax.types import Array, Batch, Tree, Variables
 
 Materialise = Callable[[Batch, Batch], Batch]  # (host batch, resident data) -> images and labels
 Loss = Callable[[Array, Array], Array]  # (logits [B, K], labels [B]) -> [B]
+
+
+# What a step checks, in words.
+CHECKED = ("loss", "gradient", "batch statistics", "parameters", "optimizer state", "averages")
 
 
 class StepMetrics(struct.PyTreeNode):
@@ -27,7 +32,12 @@ class StepMetrics(struct.PyTreeNode):
     loss: Array  # shape=(), float32: mean over the batch
     correct: Array  # shape=(), float32: a count; as a float it is reduced over devices together with the gradients
     gradient_norm: Array  # shape=(), float32: before clipping
-    finite: Array  # shape=(), bool: the update was applied
+    checks: Array  # shape=(len(CHECKED),), bool: whether each of `CHECKED` is finite
+
+    @property
+    def finite(self) -> Array:
+        """shape=(), bool: the update was applied."""
+        return self.checks.all(axis=-1)
 
 
 TrainStep = Callable[[TrainState, Batch, Batch], tuple[TrainState, StepMetrics]]
@@ -48,7 +58,9 @@ def make_train_step(
 
     Dropout keys are `fold_in(seed, step)` of `resident["seed"]`, uint32[]: the seed is data, not part of the program.
 
-    A step whose loss, gradient or statistics are not finite leaves the whole state as it was, `step` included.
+    A step in which anything is not finite, its loss, its gradient or any part of the state it would leave, changes nothing:
+    the whole state stays as it was. So `state.step` counts the updates applied and not the batches seen, and with it go the
+    dropout keys and, in the optimizer's state, the schedule: update i has key i and rate i, whichever batch it is of.
 
     Args:
       model, optimizer, loss: see their types.
@@ -104,11 +116,9 @@ def make_train_step(
             assert ema_decay is not None
             ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, Ema(params, batch_stats))
         new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        for leaf in jax.tree.leaves(batch_stats):
-            finite &= jnp.all(jnp.isfinite(leaf))
-        state = jax.tree.map(lambda updated, old: jnp.where(finite, updated, old), new, state)
-        return state, StepMetrics(value, correct, norm, finite)
+        checks = jnp.stack([all_finite(one) for one in (value, norm, batch_stats, params, opt_state, ema)])
+        report = StepMetrics(value, correct, norm, checks)
+        return jax.tree.map(lambda updated, old: jnp.where(report.finite, updated, old), new, state), report
 
     return train_step
 

@@ -24,7 +24,7 @@ def chunk():
     def step(state, batch, resident):
         assert batch["step"] == state
         events.append(("trained", int(state)))
-        return state + 1, StepMetrics(np.float32(state), np.float32(0), np.float32(1), np.bool_(True))
+        return state + 1, StepMetrics(np.float32(state), np.float32(0), np.float32(1), np.array([True]))
 
     made = StepwiseChunk(step, host_batch, {}, lambda batch: batch, total_steps=8)
     made.events = events
