@@ -102,7 +102,7 @@ def trainer(config, tmp_path, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
             return result
 
-        run_chunk.max_steps = 1 if stop_at else faulty.chunk.max_steps
+        run_chunk.max_steps, run_chunk.host_seconds = 1 if stop_at else faulty.chunk.max_steps, 0.0
         chosen = dataclasses.replace(config, non_finite=NonFiniteConfig(policy), **changes)
         monkeypatch.setattr("resflax.build.build", lambda config: dataclasses.replace(faulty.run, config=chosen))
         monkeypatch.setattr(Run, "lower_chunk", lambda self, state: lambda: run_chunk)
