@@ -199,7 +199,8 @@ class Checkpoints:
                 self._commit(path, copied, content, manifest)
         except Exception as caught:  # whatever the threads met, the run must not go on as if the state were saved
             failure = StorageError(f"checkpoint {path} could not be saved, {self._space(copied)}: {caught}")
-            self._say(str(failure))
+            with contextlib.suppress(OSError):  # where it is said may be as full
+                self._say(str(failure))
             if self._primary and not committed:
                 with contextlib.suppress(StorageError):  # what stays is marked, and cleared at the next start
                     protocol.remove(path)
