@@ -22,6 +22,7 @@ from resflax.training.state import snapshot
 from resflax.tree import digest, named_leaves
 from tests import micro
 from tests.faults.non_finite import BATCH, LASTING, PASSING, SITES, with_sites
+from tests.jobs import finish, start
 
 STEPS, SAVE_EVERY = 12, 4
 FOUND = {  # what the message names
@@ -336,3 +337,15 @@ def test_predict_says_which_images_give_no_numbers(tmp_path, monkeypatch, capsys
     assert "must give finite numbers" in bad["error"]
     assert good["predictions"][0]["class"] == "c"
     assert sum(one["probability"] for one in good["predictions"]) == pytest.approx(1)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("policy", ["skip", "roll_back"])
+def test_processes_of_a_job_decide_alike(tmp_path, policy):
+    """The rate of 1e300 spoils the second step and all that follow, on both."""
+    outputs = finish(
+        start(tmp_path / "run", 2, 2, 20, "--config.optim.learning_rate=1e300", f"--config.non_finite.policy={policy}"), 65
+    )
+    said = [errors.splitlines()[-1] for _, errors in outputs]
+    assert "step 5 is not finite either" in said[0]
+    assert said[0] == said[1]
