@@ -321,8 +321,10 @@ def test_a_process_of_two_ends_at_once_before_the_first_step(tmp_path):
     both = jobs.start(tmp_path / "run", 2, 1, 10)
     first = both[0].stderr.readline()  # all have joined
     assert "in 2 processes" in first
-    for process, number in zip(reversed(both), (TERM, INT), strict=True):
+    signalled = list(zip(reversed(both), (TERM, INT), strict=True))
+    for process, number in signalled:
         process.send_signal(number)
+    for process, number in signalled:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 128 + number
         assert errors.endswith(AT_ONCE[number])
