@@ -12,6 +12,7 @@ import pytest
 
 from resflax import train
 from resflax.build import Run, build
+from resflax.build.verify import verify
 from resflax.config import BatchNormConfig, CheckpointConfig, EmaConfig, NonFiniteConfig, OptimConfig
 from resflax.errors import DataError, Interrupted
 from resflax.files import Workdir, read_lines
@@ -243,6 +244,16 @@ def test_a_checkpoint_knows_the_steps_ahead_that_are_left_out(stepwise, trainer,
     record = trainer(stepwise, "roll_back", {})
     assert record["skipped_steps"] == [7]
     assert digest(states(stepwise, tmp_path / "run")[STEPS]) == stepwise.reference(7)
+
+
+def test_a_record_with_a_step_left_out_is_confirmed(stepwise, trainer, config, monkeypatch):
+    record = trainer(stepwise, "roll_back", {3: ("loss", np.nan)})
+    stepwise.faults.clear()
+    monkeypatch.setattr("resflax.build.verify.build", lambda *_: stepwise.run)
+    monkeypatch.setattr(Run, "compile_chunk", lambda self, state, fused: stepwise.chunk)
+    found = verify(record, config)
+    assert (found["confirmed"], found["exact"], found["steps"]) == (True, True, STEPS - 1)
+    assert not verify({**record, "skipped_steps": []}, config)["exact"]
 
 
 @pytest.mark.faults

@@ -18,7 +18,7 @@ from resflax.config import (
     validate,
 )
 from resflax.errors import ConfigError
-from resflax.training.compiler import compile_with
+from resflax.training.compiler import compile_with, deterministic_options
 
 BASE = Config(total_steps=2, data=DataConfig(batch_size=8), model=ModelConfig("cifar_resnet8", {"width": 8}))
 
@@ -91,3 +91,41 @@ def test_the_command_refuses_an_unknown_option_in_a_sentence(command):
 def test_what_the_autotuner_found_is_kept_with_the_programs():
     """JAX's default; a version without it would tune every convolution anew at each start on a GPU."""
     assert "xla_gpu_per_fusion_autotune_cache_dir" in jax.config.values["jax_persistent_cache_enable_xla_caches"]
+
+
+class Device:
+    """A device of another platform."""
+
+    def __init__(self, platform):
+        self.platform = platform
+
+
+def test_deterministic_kernels_are_asked_for_on_gpus_alone(lowered):
+    assert deterministic_options(Device("gpu")) == {"xla_gpu_deterministic_ops": True}
+    assert deterministic_options(Device("cpu")) == deterministic_options(Device("tpu")) == {}
+    compile_with(lowered, (), {"xla_gpu_deterministic_ops": True})  # XLA has the option, on CPU without effect
+
+
+def test_the_programs_of_a_run_are_compiled_so(monkeypatch):
+    """Training step, initial state, re-estimation and evaluation, as they would be on a GPU."""
+    seen = []
+    monkeypatch.setattr("resflax.build.run.deterministic_options", lambda device: {"xla_gpu_deterministic_ops": True})
+    monkeypatch.setattr("resflax.build.run.compile_with", lambda lowered, options, others: seen.append((options, others)))
+    jit = jax.jit
+    monkeypatch.setattr("resflax.build.run.jax.jit", lambda f, **k: seen.append(k.get("compiler_options")) or jit(f, **k))
+    for deterministic in (True, False):
+        seen.clear()
+        precision = PrecisionConfig(deterministic=deterministic, compiler_options=("xla_gpu_autotune_level=0",))
+        run = build(dataclasses.replace(BASE, precision=precision), jax.devices()[:1])
+        run.compile_chunk(run.abstract_state())
+        run.make_evaluate()
+        wanted = {"xla_gpu_deterministic_ops": True} if deterministic else {}
+        assert seen[-2:] == [(("xla_gpu_autotune_level=0",), wanted), wanted]
+
+
+def test_the_option_is_set_in_one_place():
+    precision = PrecisionConfig(deterministic=True, compiler_options=("xla_gpu_deterministic_ops=false",))
+    with pytest.raises(ConfigError, match="must not set xla_gpu_deterministic_ops beside"):
+        validate(dataclasses.replace(BASE, precision=precision))
+    added = dataclasses.replace(BASE, precision=PrecisionConfig(deterministic=True))
+    assert config_hash(added) != config_hash(BASE)
