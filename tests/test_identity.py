@@ -12,7 +12,9 @@ from resflax import evaluate, export, predict, train
 from resflax.build import find_checkpoint, open_run, open_split
 from resflax.config import Config, DataConfig
 from resflax.data.reading import file_reader
+from resflax.errors import DataError
 from resflax.files import read_json
+from tests import micro
 
 CLASSES = ("2", "10", "Ärger")  # one is no number, so that the order is that of text
 TEST = 7  # images of each class
@@ -109,3 +111,16 @@ def test_a_file_is_one_tensor_and_a_label_one_name(case, tmp_path, monkeypatch):
     for row, path, values in zip(rows, files, logits, strict=True):
         assert row["path"] == str(path)
         assert [one["class"] for one in row["predictions"]] == [names[one] for one in np.argsort(-values, kind="stable")]
+
+
+def test_a_data_set_with_other_names_for_its_classes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("resflax.build.parts.create_model", lambda name, num_classes, **_: Reveals(num_classes))
+    monkeypatch.setattr(train, "draw", lambda *_: None)
+    path = micro.write_npz(tmp_path)
+    train.train_and_evaluate(Config(total_steps=1, data=DataConfig(name=str(path), batch_size=8)), str(tmp_path / "run"))
+    assert evaluate.evaluate_workdir(str(tmp_path / "run"))["images_scored"] == 21
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **{**arrays, "class_names": arrays["class_names"][::-1]})
+    with pytest.raises(DataError, match=r"the classes of .* must be those the network was trained on"):
+        evaluate.evaluate_workdir(str(tmp_path / "run"))
