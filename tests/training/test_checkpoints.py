@@ -1,3 +1,5 @@
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from etils import epath
 
 from resflax.errors import StorageError
-from resflax.training.checkpoints import Checkpoints, committed_steps, latest_checkpoint
+from resflax.training.checkpoints import Checkpoints, committed_steps, latest_checkpoint, open_checkpoint
 from resflax.tree import digest
 
 STATE = {"params": {"kernel": jnp.arange(12.0).reshape(3, 4)}, "step": jnp.int32(7)}
@@ -90,3 +92,13 @@ def test_restoring_onto_other_devices(two_steps):
     restored = latest_checkpoint(two_steps).restore(target)
     assert restored["params"]["kernel"].sharding == where
     np.testing.assert_array_equal(restored["params"]["kernel"], STATE["params"]["kernel"])
+
+
+@pytest.mark.parametrize(("name", "value"), [("score", 0.9), ("format", 1.0), ("tree", {})])
+def test_a_manifest_that_was_edited_is_noticed(two_steps, tmp_path, name, value):
+    path = tmp_path / "checkpoints" / "2" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, name: value}))
+    with pytest.raises(StorageError, match=r"manifest\.json is damaged"):
+        open_checkpoint(two_steps / "2")
+    assert latest_checkpoint(two_steps).step == 1

@@ -1,6 +1,6 @@
 """3,000 steps of the host path, after as many of warm-up, leave memory, threads and open files where they are.
 
-With 20 evaluations and 20 checkpoints among them.
+With 20 evaluations and 20 checkpoints among them, and nothing is compiled after the first of each.
 """
 
 import json
@@ -17,11 +17,9 @@ from PIL import Image
 from resflax.files import read_lines
 from tests.conftest import ROOT
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux' /proc"),
-]
-WARM_UP, STEPS = 3000, 6000
+NEEDS_PROC = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux' /proc")
+pytestmark = [pytest.mark.faults, NEEDS_PROC]
+WARM_UP, STEPS, EVERY = 3000, 6000, 150
 # Memory that is free is given back at once: what is left is what the run holds, not what its threads' heaps once needed.
 ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_MMAP_THRESHOLD_": "65536"}
 WINDOW = 200  # steps
@@ -38,8 +36,8 @@ SETTINGS = (
     "--config.model.kwargs.width=4",
     f"--config.total_steps={STEPS}",
     "--config.log_every_steps=50",
-    "--config.eval_every_steps=150",
-    "--config.checkpoint.every_steps=150",
+    f"--config.eval_every_steps={EVERY}",
+    f"--config.checkpoint.every_steps={EVERY}",
 )
 
 
@@ -54,14 +52,25 @@ def write_images(root):
                 Image.fromarray(pixels).save(folder / f"{number}.jpg")
 
 
-def private_kilobytes(process):
+def private_kilobytes(pid):
     """Memory of its own: what it shares with files is the page cache's business."""
-    lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty", "Swap:")))
 
 
 def count(process, what):
     return len(os.listdir(f"/proc/{process.pid}/{what}"))
+
+
+def compilations(output):
+    """`{step: programs}` that were compiled between the line of each evaluation and that of the one before."""
+    found, programs = {}, 0
+    for line in output.splitlines():
+        programs += line.startswith("Finished XLA compilation of")
+        if "test_accuracy" in line and line.startswith("step "):
+            found[int(line.split()[1].partition("/")[0])] = programs
+            programs = 0
+    return found
 
 
 def test_nothing_grows(one_device_environment, tmp_path):
@@ -71,18 +80,24 @@ def test_nothing_grows(one_device_environment, tmp_path):
     command += [f"--workdir={workdir}", f"--config.data.name={tmp_path}/images"]
     samples = []
     with open(tmp_path / "output", "w") as output:
-        environment = {**one_device_environment, **ALLOCATOR}
+        environment = {**one_device_environment, **ALLOCATOR, "JAX_LOG_COMPILES": "1"}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
         while process.poll() is None:
             rows = read_lines(workdir / "metrics.jsonl")
             step = rows[-1]["step"] if rows else 0
             try:
-                samples.append((step, private_kilobytes(process), count(process, "task"), count(process, "fd")))
+                samples.append((step, private_kilobytes(process.pid), count(process, "task"), count(process, "fd")))
             except (FileNotFoundError, ProcessLookupError):
                 break  # it ended in between
             time.sleep(0.1)
     assert process.wait() == 0, (tmp_path / "output").read_text()
     assert read_lines(workdir / "metrics.jsonl")[-1]["step"] == STEPS
+    compiled = compilations((tmp_path / "output").read_text())
+    assert list(compiled) == list(range(EVERY, STEPS + 1, EVERY))
+    assert compiled[EVERY] >= 3  # initialisation, a step, an evaluation: the log tells
+    # The first checkpoint, after the first evaluation, copies the state.
+    later = {step: programs for step, programs in compiled.items() if step > 2 * EVERY}
+    assert not any(later.values()), compiled
     step, memory, threads, files = np.array([one for one in samples if WARM_UP <= one[0] < STEPS], float).T
     assert len(step) > 50
     # The least of each window: an evaluation or a save under way holds more for a moment.
@@ -91,6 +106,7 @@ def test_nothing_grows(one_device_environment, tmp_path):
     slope = float(np.polyfit(windows * WINDOW, least, 1)[0] * 100)
     report = {
         "samples": len(step),
+        "compiled by the second evaluation": compiled[EVERY] + compiled[2 * EVERY],
         "megabytes a 100 steps": round(slope, 4),
         "megabytes": [round(one, 1) for one in least],
         "threads": [int(threads.min()), int(np.median(threads)), int(threads.max())],
