@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import shutil
 from collections.abc import Mapping
 from concurrent import futures
@@ -198,7 +200,7 @@ class Checkpoints:
             else:
                 self._commit(path, copied, content, manifest)
         except Exception as caught:  # whatever the threads met, the run must not go on as if the state were saved
-            failure = StorageError(f"checkpoint {path} could not be saved, {self._space(copied)}: {caught}")
+            failure = StorageError(f"checkpoint {path} could not be saved, {self._space(copied)}: {_reason(caught)}")
             with contextlib.suppress(OSError):  # where it is said may be as full
                 self._say(str(failure))
             if self._primary and not committed:
@@ -312,6 +314,12 @@ class Checkpoints:
             self.close()
         else:
             self._release()
+
+
+def _reason(error: Exception) -> str:
+    """TensorStore's errors are paragraphs; of what the system refused, its own words are kept."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    return f"cannot write the arrays: {os.strerror(int(code[1]))}" if code else str(error) or repr(error)
 
 
 def _writer() -> Any:

@@ -155,3 +155,11 @@ def quiet() -> None:
 
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _without_late_answers
+
+
+def _without_late_answers(report: sys.UnraisableHookArgs) -> None:
+    """When a save has failed and Orbax has raised that, TensorStore still reports the other arrays, to nobody."""
+    if not (isinstance(report.exc_value, RuntimeError) and str(report.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(report)

@@ -250,6 +250,7 @@ class Limited:
 
     def __init__(self, chunk, first, last, stop_at=None):
         self.chunk, self.first, self.last, self.stop_at = chunk, first, last, stop_at
+        self.host_seconds = 0.0
 
     def __call__(self, state, start, stop):
         result = self.chunk(state, start, stop)
@@ -338,6 +339,26 @@ def test_a_signal_whose_save_fails_is_a_failure(trainer, config, tmp_path):
         trainer(config, tmp_path, first=18, last=41, stop_at=19)
     assert caught.value.exit_code == 74
     assert names(tmp_path / "checkpoints") == ["16"]
+
+
+@pytest.mark.faults
+def test_the_command_says_it_in_sentences(command, tmp_path):
+    arguments = (f"--config.data.name={micro.write_npz(tmp_path)}", "--config.total_steps=60", "--config.data.batch_size=8")
+    arguments += ("--config.checkpoint.every_steps=10", "--config.model.name=cifar_resnet8", "--config.model.kwargs.width=4")
+    arguments += ("--config.batch_norm.group_size=8",)
+    assert command("train", "--workdir=whole", *arguments).returncode == 0  # compiles, so that JAX has nothing more to write
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, SMALL))
+
+    done = command("train", "--workdir=run", *arguments, preexec_fn=limited)
+    assert done.returncode == 74, done.stderr
+    assert "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if "could not be saved" in line]
+    assert len(said) == 4  # as they failed, and at the end
+    assert all("arrays are needed and" in line and "File too large" in line for line in said)
+    assert said[-1].startswith("resflax: ")
+    assert said[-1].endswith("; 3 saves in a row have failed")
 
 
 @pytest.fixture
