@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -49,15 +48,14 @@ def report(folder: Path) -> list[Path]:
     Raises `InputError` when there is no record.
     """
     from resflax.files import write_bytes
+    from resflax.viz.style import save
 
     records = read_records(folder)
     drawings = {f"{name}-{kind}.png": figure for name in records for kind, figure in figures(name, records[name]).items()}
     written = [folder.parent / "RESULTS.md"]
     write_bytes(written[0], render(folder, records, list(drawings)).encode())
     for name, figure in drawings.items():
-        content = io.BytesIO()
-        figure.savefig(content, dpi=140, metadata={"Software": None})
-        write_bytes(folder / "figures" / name, content.getvalue())
+        save(figure, folder / "figures" / name)
         written.append(folder / "figures" / name)
     return written
 

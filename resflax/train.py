@@ -298,11 +298,10 @@ def introduce(display: Display, run: Run, step: int) -> None:
 
 def draw(files: Workdir, run: Run, evaluation: Evaluation) -> None:
     """The two figures of a run."""
-    import io
-
-    from resflax.files import read_lines, write_bytes
+    from resflax.files import read_lines
     from resflax.viz.confusion import plot_confusion
     from resflax.viz.curves import plot_curves
+    from resflax.viz.style import save
 
     split = run.config.data.eval_split.partition("[")[0]
     title = f"{run.config.model.name} on {run.config.data.name}, seed {run.config.seed}"
@@ -315,9 +314,7 @@ def draw(files: Workdir, run: Run, evaluation: Evaluation) -> None:
         ),
     }
     for name, figure in figures.items():
-        content = io.BytesIO()
-        figure.savefig(content, dpi=140)
-        write_bytes(files.figures / name, content.getvalue())
+        save(figure, files.figures / name)
 
 
 def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any) -> dict[str, Any]:

@@ -59,7 +59,8 @@ def gradient_norms(config: Config, workdir: str) -> dict[str, list[float]]:
 
     Returns:
       `{step: [norm, ...]}` for the initial state, step "0", and each checkpoint kept: the Euclidean norm of the gradient of the
-      mean loss of the first training batch with respect to each 3x3 kernel of the body, from input to output.
+      mean loss of the first training batch with respect to the kernel of each convolution but those of shortcuts, from input
+      to output.
     """
     run = build(config, jax.devices()[:1])
     loss = functools.partial(cross_entropy, label_smoothing=config.loss.label_smoothing)
@@ -89,8 +90,8 @@ def gradient_norms(config: Config, workdir: str) -> dict[str, list[float]]:
 
 
 def _is_convolution(name: str) -> bool:
-    return re.fullmatch(r"stem_conv/kernel|stage\d+/block\d+/conv\d+/kernel", name) is not None
+    return re.fullmatch(r"(stem_conv\d*|((stage|group)\d+/)?(block\d+/)?conv\d+)/kernel", name) is not None
 
 
-def _depth(name: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", name)]  # the stem has none and comes first
+def _depth(name: str) -> tuple[bool, list[int]]:
+    return not name.startswith("stem"), [int(number) for number in re.findall(r"\d+", name)]

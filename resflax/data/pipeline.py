@@ -161,6 +161,18 @@ class HostPipeline(_Settings):
 Pipeline = ResidentPipeline | HostPipeline
 
 
+def examples(pipeline: Pipeline, ids: np.ndarray) -> dict[str, Array]:
+    """The examples of any ids, int[B], of an evaluation, outside of its batches; see `_Settings.finish`."""
+    ids = np.asarray(ids, np.int32)
+    batch = {"id": ids, "epoch": np.zeros_like(ids), "mask": np.ones(len(ids), bool)}
+    if isinstance(pipeline, HostPipeline):
+        with _Workers(pipeline.workers) as workers:
+            return pipeline.materialise(pipeline.start(workers, batch)(), pipeline.resident)
+    chosen = {"image": pipeline.arrays.images[ids], "label": pipeline.arrays.labels[ids]}
+    made = pipeline.materialise({**batch, "id": np.arange(len(ids))}, {**pipeline.resident, **chosen})
+    return {**made, "id": jnp.asarray(ids)}
+
+
 class _Workers:
     """Threads that run a function over examples; decoding and resizing release the interpreter's lock."""
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resflax.data.arrays import ImageArrays
-from resflax.types import Array, DType
+from resflax.types import Array, ArrayLike, DType
 
 LARGEST = 4096  # pixels a side of what a network sees, far beyond any that was published
 
@@ -38,6 +38,10 @@ class Preprocessing:
         if x.shape[1:3] == self.image_size:
             return x
         return jax.image.resize(x, (x.shape[0], *self.image_size, x.shape[3]), "bilinear")
+
+    def pixels(self, images: ArrayLike) -> np.ndarray:
+        """What is seen: the images before normalisation, float32[B, H, W, C] in 0..1."""
+        return np.clip(np.asarray(images, np.float32) * self.std + self.mean, 0, 1).astype(np.float32)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values; floats keep every bit."""

@@ -50,19 +50,20 @@ def intermediates(
     return logits, {name: outputs[name] for name in names}
 
 
-def stage_names(model: nn.Module, variables: Variables, images: Array) -> list[str]:
-    """The network's outermost parts whose outputs are images, float[B, H', W', C'], in the order they run.
+def stages(model: nn.Module, variables: Variables, images: Array) -> dict[str, tuple[int, int, int]]:
+    """The network's outermost parts whose outputs are float[B, H', W', C'], with `(H', W', C')`, in the order they run.
 
     The last one is what pooling makes the features of: `stage3`, `final_relu` after pre-activation, `relu13` of a VGG.
     """
-    shapes: dict[str, int] = {}  # noted on the way: what `eval_shape` returns is sorted by name
+    found: dict[str, tuple[int, int, int]] = {}  # noted on the way: what `eval_shape` returns is sorted by name
 
     def trace() -> None:
-        outputs = _evaluate(model, variables, images)[1]
-        shapes.update({name: output.ndim for name, output in outputs.items() if "/" not in name})
+        for name, output in _evaluate(model, variables, images)[1].items():
+            if "/" not in name and output.ndim == 4:
+                found[name] = output.shape[1:]
 
     jax.eval_shape(trace)
-    return [name for name, dimensions in shapes.items() if dimensions == 4]
+    return found
 
 
 def _evaluate(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-BLUE, ORANGE = "#1f6fb4", "#d9632a"  # told apart in every common form of colour blindness, and in grey
+from resflax.viz.style import BLUE, ORANGE, tidy
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], split: str, title: str) -> Figure:
@@ -30,8 +30,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], split: str, title: str) -> 
     left.set(xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     right.set(xlabel="step", ylabel="error (%)", ylim=(0, None))
     for axes in (left, right):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     last = [row for row in rows if f"{split}_accuracy" in row]
     if last:
         error = 100 - 100 * last[-1][f"{split}_accuracy"]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from resflax.errors import ConfigError
-from resflax.models.intermediates import intermediates, stage_names
+from resflax.models.intermediates import intermediates, stages
 from resflax.types import Array, Variables
 
 
@@ -34,7 +34,7 @@ def grad_cam(model: nn.Module, variables: Variables, images: Array, classes: Arr
     Raises:
       ConfigError: there is no such part, or its output has no height and width.
     """
-    stage = stage or stage_names(model, variables, images)[-1]
+    stage = stage or list(stages(model, variables, images))[-1]
     shape = jax.eval_shape(lambda: intermediates(model, variables, images, [stage])[1][stage])
     if len(shape.shape) != 4:
         raise ConfigError(f"Grad-CAM needs a part whose output has height and width, got {stage} of shape {shape.shape[1:]}")

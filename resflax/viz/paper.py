@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from resflax.viz.curves import BLUE, ORANGE
+from resflax.viz.style import BLUE, ORANGE, tidy
 
 FAMILIES = {"plain": ORANGE, "resnet": BLUE}
 
@@ -42,8 +42,7 @@ def plot_error_by_step(curves: Sequence[Curve], title: str) -> Figure:
             axes.plot(curve.test_steps, curve.test_errors, color=color, linewidth=2.2, label=label)
         axes.set(xlabel="step", title=f"{family} (dashed: training)", ylim=(0, None))
         axes.title.set_fontsize(10)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
         axes.legend(frameon=False, fontsize=9, title="test error, last step", title_fontsize=8)
     panels[0].set(ylabel="error (%)")
     return figure
@@ -70,8 +69,7 @@ def plot_error_by_depth(errors: Mapping[tuple[str, int], Sequence[float]], title
     axes.set(xlabel="layers", ylabel="test error (%)", xscale="log", ylim=(0, None))
     axes.set_xticks(every, [str(depth) for depth in every])
     axes.minorticks_off()
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    tidy(axes)
     axes.legend(frameon=False, fontsize=9)
     return figure
 
@@ -95,8 +93,7 @@ def plot_gradient_by_layer(norms: Mapping[str, Mapping[str, Sequence[float]]], t
                 label = "_"  # one entry a family: a line ends where its network does
         axes.set(xlabel="convolution, from the input", yscale="log", title=moment)
         axes.title.set_fontsize(10)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     panels[0].set(ylabel="gradient norm")
     panels[0].legend(frameon=False, fontsize=9)
     return figure

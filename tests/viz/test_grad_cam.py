@@ -6,7 +6,7 @@ import pytest
 import resflax
 from resflax.build import open_trained
 from resflax.errors import ConfigError
-from resflax.models.intermediates import intermediates, stage_names
+from resflax.models.intermediates import intermediates, stages
 from resflax.viz.grad_cam import grad_cam, upsample
 from tests.viz import squares
 
@@ -43,7 +43,7 @@ def test_where_the_mean_of_the_last_stage_meets_a_dense_layer_it_is_the_class_ac
     # Selvaraju et al. 2017, Sec. 3.1: alpha is then the dense layer's weight over the number of pixels (Zhou et al. 2016).
     parts, last = POOLED[name]
     model, variables, images = network(name, **parts)
-    assert stage_names(model, variables, images)[-1] == last
+    assert list(stages(model, variables, images))[-1] == last
     _, found = jax.jit(lambda v: intermediates(model, v, images, [last, "pre_logits"]))(variables)
     activation = np.asarray(found[last])
     if "vgg" not in name:  # which pools by its maxima first
