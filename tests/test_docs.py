@@ -70,6 +70,7 @@ def run(lines, folder, environment):
         "docs/models.md",
         pytest.param("docs/reproducing.md", marks=pytest.mark.long),
         pytest.param("docs/tutorial.md", marks=pytest.mark.long),
+        pytest.param("docs/pictures.md", marks=pytest.mark.long),
     ],
 )
 def test_commands_work(document, tmp_path, one_device_environment):
@@ -117,6 +118,13 @@ def run_python(text):
 
 def test_readme_python_works():
     assert run_python(README)["logits"].shape == (8, 10)
+
+
+@pytest.mark.long
+def test_python_about_pictures_works():
+    scope = run_python((ROOT / "docs/pictures.md").read_text())
+    assert scope["maps"].shape == (2, 32, 32)
+    assert float(scope["shares"].gap.max()) <= 0.01
 
 
 def test_python_about_models_works():

@@ -187,6 +187,7 @@ def test_heavy_packages_stay_where_they_belong(packages, allowed):
         "summary",
         "convert",
         "export",
+        "visualize",
     ],
 )
 def test_a_bad_command_line_can_be_refused_before_anything_heavy_is_imported(module, one_device_environment):

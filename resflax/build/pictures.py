@@ -35,7 +35,7 @@ from resflax.viz.integrated_gradients import integrated_gradients
 from resflax.viz.mistakes import Mistake, plot_mistakes
 from resflax.viz.reliability import plot_reliability
 from resflax.viz.runs import Run, plot_runs
-from resflax.viz.style import shorten
+from resflax.viz.style import shorten, shorten_path
 
 MISTAKES, EXPLAINED, EMBEDDED = 12, 8, 2000  # examples in a figure
 
@@ -127,7 +127,7 @@ class Pictures:
         }
 
     def example_name(self, index: int) -> str:
-        """A file's path within its folder, or the number of an example that has none."""
+        """A file's path, or the number of an example that has none."""
         images = self.trained.images
         return f"#{index}" if isinstance(images, ImageArrays) else images.name(index)
 
@@ -163,7 +163,7 @@ class Pictures:
             Mistake(
                 pixels[row],
                 heats[row],
-                self.example_name(int(index)),
+                shorten_path(self.example_name(int(index))),
                 self.names[self.outputs.labels[index]],
                 self.names[self.predictions[index]],
                 float(self.probabilities[index, self.predictions[index]]),
@@ -215,7 +215,9 @@ class Pictures:
         last = {shape[:2]: name for name, shape in self.stages.items()}
         _, found = intermediates(self.trained.model, self.variables, image, list(last.values()))
         maps = {name: np.asarray(output[0], np.float32) for name, output in found.items()}
-        return plot_feature_maps(pixels[0], maps, f"{self.about}: {self.trained.split} image {self.example_name(0)}")
+        return plot_feature_maps(
+            pixels[0], maps, f"{self.about}: {self.trained.split} image {shorten_path(self.example_name(0))}"
+        )
 
     def draw_gradients(self) -> Any:
         """The gradient of the first training batch's loss by depth, at each checkpoint kept."""

@@ -25,6 +25,7 @@ from resflax.training import sharding
 from resflax.training.checkpoints import Saved, committed_steps, latest_checkpoint, open_checkpoint
 from resflax.training.state import TrainState
 from resflax.types import Array, DType, Variables
+from resflax.viz.grad_cam import grad_cam, upsample
 from resflax.weights.hub import PREFIX, read_hub
 from resflax.weights.network import load_weights, make_network
 
@@ -119,14 +120,18 @@ class Network(NamedTuple):
     read: Callable[[Path], np.ndarray]  # a file's image as uint8[H, W, C]
     probabilities: Callable[[Any], Array]  # uint8[B, H, W, C] -> float32[B, classes]; compiled, and can be traced
     class_names: list[str]
+    # uint8[B, H, W, C], classes int[B], stage -> float32[B, H', W', C] in 0..1, the images as the network sees them, and
+    # Grad-CAM of the classes on them, float32[B, H', W']; see `resflax.viz.grad_cam`
+    explain: Callable[[Any, Any, str | None], tuple[np.ndarray, np.ndarray]]
 
 
 def open_run(workdir: str, step: int | None = None, say: Any = None) -> Network:
     """The network of a workdir; arguments and errors are those of `find_checkpoint`."""
     saved = find_checkpoint(workdir, step, say)
     config, model, variables = restore_variables(saved)
-    probabilities = make_probabilities(model, variables, saved.metadata["preprocessing"], dataset_dtype(config))
-    return Network(make_reader(config, saved.metadata), probabilities, saved.metadata["class_names"])
+    settings = (model, variables, saved.metadata["preprocessing"], dataset_dtype(config))
+    read, names = make_reader(config, saved.metadata), saved.metadata["class_names"]
+    return Network(read, make_probabilities(*settings), names, make_explanation(*settings))
 
 
 def open_weights(path: str) -> Network:
@@ -142,7 +147,8 @@ def open_weights(path: str) -> Network:
     except (LookupError, TypeError, ValueError) as error:
         raise DataError(f"the metadata of {path} must say how images are read, but {error!r}; convert it again") from error
     names = metadata["class_names"] or [str(index) for index in range(metadata["num_classes"])]
-    return Network(read, make_probabilities(model, variables, metadata["preprocessing"]), names)
+    settings = (model, variables, metadata["preprocessing"])
+    return Network(read, make_probabilities(*settings), names, make_explanation(*settings))
 
 
 def make_probabilities(
@@ -161,3 +167,17 @@ def make_probabilities(
         return jnp.where(finite, jax.nn.softmax(logits), jnp.nan)
 
     return functools.partial(probabilities, variables)
+
+
+def make_explanation(
+    model: nn.Module, variables: Variables, preprocessing: dict[str, Any], dtype: DType = jnp.float32
+) -> Callable[[Any, Any, str | None], tuple[np.ndarray, np.ndarray]]:
+    """See `Network.explain`."""
+    prepare = Preprocessing.from_dict(preprocessing)
+
+    def explain(images: Any, classes: Any, stage: str | None) -> tuple[np.ndarray, np.ndarray]:
+        normalised = prepare(jnp.asarray(images), dtype)
+        maps = grad_cam(model, variables, normalised, jnp.asarray(classes), stage)
+        return prepare.pixels(normalised), np.asarray(upsample(maps, *normalised.shape[1:3]))
+
+    return explain

@@ -34,6 +34,12 @@ def shorten(name: str, length: int = 18) -> str:
     return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
+def shorten_path(path: str, length: int = 24) -> str:
+    """The end of a path: its folder and its file."""
+    end = "/".join(path.split("/")[-2:])
+    return end if len(end) <= length else f"…{end[1 - length :]}"
+
+
 def show(axes: Axes, image: np.ndarray) -> None:
     """Draws float[H, W, C] in 0..1, grey for one channel, pixels as they are; or a finished float[H, W, 3]."""
     axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")

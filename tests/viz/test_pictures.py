@@ -17,7 +17,7 @@ from resflax.viz.gradients import plot_gradients
 from resflax.viz.mistakes import Mistake, plot_mistakes
 from resflax.viz.reliability import plot_reliability
 from resflax.viz.runs import Run, plot_runs
-from resflax.viz.style import overlay, save, shorten
+from resflax.viz.style import overlay, save, shorten, shorten_path
 
 RNG = np.random.default_rng(0)
 
@@ -174,3 +174,6 @@ def test_the_same_figure_is_the_same_file(tmp_path):
 def test_names_are_shortened_to_fit():
     assert shorten("tabby cat") == "tabby cat"
     assert shorten("Welsh springer spaniel", 10) == "Welsh spr…"
+    assert shorten_path("#17") == "#17"
+    assert shorten_path("/data/photos/test/cat/001.jpg") == "cat/001.jpg"
+    assert shorten_path("/data/cat/IMG_20240817_1230001.jpg", 12) == "…1230001.jpg"
