@@ -27,12 +27,15 @@ def embed(features: np.ndarray, seed: int = 0) -> Embedding:
     """Features float[N, C], N >= 3, in the plane; t-SNE starts from the principal components, at most 50 of them."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # scikit-learn asks for it
 
     count = min(50, *features.shape)
     components = PCA(count, svd_solver="randomized" if features.shape[1] > 500 else "full", random_state=seed)
     points = components.fit_transform(features)
     tsne = TSNE(2, perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=seed)
-    return Embedding(points[:, :2], components.explained_variance_ratio_[:2], tsne.fit_transform(points))
+    # In one thread: the sums of several differ in their last bits, and they wait for each other by spinning.
+    with threadpool_limits(1):
+        return Embedding(points[:, :2], components.explained_variance_ratio_[:2], tsne.fit_transform(points))
 
 
 def plot_embedding(
