@@ -66,7 +66,7 @@ def compilations(output):
     """`{step: programs}` that were compiled between the line of each evaluation and that of the one before."""
     found, programs = {}, 0
     for line in output.splitlines():
-        programs += line.startswith("Finished XLA compilation of")
+        programs += "Finished XLA compilation of" in line
         if "test_accuracy" in line and line.startswith("step "):
             found[int(line.split()[1].partition("/")[0])] = programs
             programs = 0
