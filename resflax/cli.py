@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from resflax.errors import ConfigError, ResflaxError
+from resflax.errors import ConfigError, ResflaxError, nearest
 from resflax.training.signals import Ended, end_at_once, end_undisturbed
 
 
 class Parser(argparse.ArgumentParser):
     """Reports a usage error as one sentence."""
 
+    def __init__(self, **settings: Any):
+        super().__init__(allow_abbrev=False, **settings)  # else a flag that is added later changes what a command line means
+
     def error(self, message: str) -> NoReturn:
-        """Raises `ConfigError`."""
+        """Raises `ConfigError`, with the flag that was perhaps meant by one that does not exist."""
+        unknown = re.match(r"unrecognized arguments:.*?(--[^\s=]+)", message)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            message += f"; did you mean {nearest(unknown[1], flags)[0]}?"
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
@@ -44,6 +53,8 @@ def run(main: Callable[[Sequence[str]], int], listen: Callable[[], None] = end_a
     So does a signal, in one of the ways of `resflax.training.signals`.
     """
     listen()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes may hold what the terminal's encoding has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:])
         sys.stdout.flush()

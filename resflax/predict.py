@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from resflax.cli import Parser, prepare_jax, run
-from resflax.errors import InputError
+from resflax.errors import InputError, one_line
 
 BATCH = 64
 
@@ -69,10 +69,10 @@ def _with_stdin(paths: Sequence[str]) -> list[str]:
 
 def _print_line(row: dict[str, Any]) -> None:
     if "error" in row:
-        print(f"resflax: {row['error']}", file=sys.stderr)
+        print(f"resflax: {one_line(row['error'])}", file=sys.stderr)
     else:
         shown = "  ".join(f"{one['class']} {100 * one['probability']:.1f} %" for one in row["predictions"])
-        print(f"{row['path']}  {shown}", flush=True)
+        print(one_line(f"{row['path']}  {shown}", sys.maxsize), flush=True)
 
 
 def _print_json(row: dict[str, Any]) -> None:

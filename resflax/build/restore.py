@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,18 +47,28 @@ def find_checkpoint(path: str, step: int | None = None, say: Any = None) -> Save
 
 def restore_variables(saved: Saved) -> tuple[Config, nn.Module, Variables]:
     """The network of a checkpoint and the variables it is evaluated with, on the first device."""
-    config = from_dict(saved.metadata["config"])
-    if config.precision.compute == "float64":
-        jax.config.update("jax_enable_x64", True)  # without it JAX has no such arrays
-    preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
-    model = make_model(config, len(saved.metadata["class_names"]))
-    # The state does not depend on what the schedule says, only on there being one.
-    optimizer = make_optimizer(config, optax.constant_schedule(0.0))
-    images = np.zeros((1, *preprocessing.image_size, saved.metadata["source_shape"][-1]), np.uint8)
-    init = functools.partial(initial_state, config, model, optimizer, preprocessing)
     where = sharding.replicated(sharding.make_mesh(jax.devices()[:1]))
-    state: TrainState = saved.restore(abstract(init, where, 0, images))
+    with _metadata_of(saved):
+        config = from_dict(saved.metadata["config"])
+        if config.precision.compute == "float64":
+            jax.config.update("jax_enable_x64", True)  # without it JAX has no such arrays
+        preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
+        model = make_model(config, len(saved.metadata["class_names"]))
+        # The state does not depend on what the schedule says, only on there being one.
+        optimizer = make_optimizer(config, optax.constant_schedule(0.0))
+        images = np.zeros((1, *preprocessing.image_size, len(preprocessing.std)), np.uint8)
+        init = functools.partial(initial_state, config, model, optimizer, preprocessing)
+        state: TrainState = saved.restore(abstract(init, where, 0, images))
     return config, model, state.variables()
+
+
+@contextlib.contextmanager
+def _metadata_of(saved: Saved) -> Iterator[None]:
+    """Turns what metadata that no run has written lead to into one sentence."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise StorageError(f"the metadata in {saved.path} must be those of a run, but {error!r}; copy the run again") from error
 
 
 def load(path: str, step: int | None = None, repeat: Repeat | None = None) -> tuple[nn.Module, Variables, dict[str, Any]]:
@@ -130,7 +141,8 @@ def open_run(workdir: str, step: int | None = None, say: Any = None) -> Network:
     saved = find_checkpoint(workdir, step, say)
     config, model, variables = restore_variables(saved)
     settings = (model, variables, saved.metadata["preprocessing"], dataset_dtype(config))
-    read, names = make_reader(config, saved.metadata), saved.metadata["class_names"]
+    with _metadata_of(saved):
+        read, names = make_reader(config, saved.metadata), saved.metadata["class_names"]
     return Network(read, make_probabilities(*settings), names, make_explanation(*settings))
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -26,7 +27,7 @@ from typing import Any
 from etils import epath
 
 from resflax.errors import StorageError
-from resflax.files import read_json, storage, sync
+from resflax.files import is_remote, read_json, storage, sync
 
 MANIFEST = "manifest.json"
 Say = Callable[[str], None]
@@ -114,7 +115,7 @@ def contents(path: epath.Path) -> list[str]:
     with storage("read", path):
         while folders:
             for child in folders.pop().iterdir():
-                if child.is_dir():
+                if child.is_dir() and not _is_link(child):
                     folders.append(child)
                 elif child != path / MANIFEST:
                     found.append(str(child.relative_to(path)))
@@ -126,11 +127,28 @@ def read_manifest(path: epath.Path) -> dict[str, Any]:
     if not (path / MANIFEST).exists():
         raise StorageError(f"{path / MANIFEST} is missing")
     manifest = read_json(path / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("sha256") != manifest_digest(manifest):
+    if not _has_form(manifest) or manifest["sha256"] != manifest_digest(manifest):
         raise StorageError(f"{path / MANIFEST} is damaged; the checkpoint cannot be trusted")
     if str(manifest["step"]) != path.name:
         raise StorageError(f"{path / MANIFEST} is that of step {manifest['step']}")
     return manifest
+
+
+def is_plain(path: epath.Path) -> bool:
+    """Whether it is a file and nothing that only leads to one, or never ends."""
+    return path.is_file() and not _is_link(path)
+
+
+def _is_link(path: epath.Path) -> bool:
+    return not is_remote(path) and os.path.islink(path)
+
+
+def _has_form(value: Any) -> bool:
+    """Whether a value of JSON has what a manifest has."""
+    fields = {"format": int, "step": int, "tree": dict, "score": (int, float, type(None)), "files": dict, "sha256": str}
+    if not isinstance(value, dict) or not all(name in value and isinstance(value[name], kind) for name, kind in fields.items()):
+        return False
+    return all(isinstance(file, dict) and {"size", "sha256"} <= file.keys() for file in value["files"].values())
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from resflax.errors import DataError, Interrupted, StorageError
-from resflax.files import is_remote, read_json, sha256, storage, sync, write_json
+from resflax.files import is_bomb, is_remote, read_json, sha256, storage, sync, write_json
 from resflax.training import checkpoint_files as protocol
 from resflax.training.checkpoint_files import MANIFEST, Say, committed_steps, to_stderr
 from resflax.training.distributed import anywhere
@@ -60,6 +60,10 @@ class Saved:
                 f"checkpoint {self.path} does not fit this model and optimizer: {'; '.join(wrong[:3])}"
                 f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}; use the configuration it was made with"
             )
+        stored = sum((self.path / name).stat().length for name in protocol.contents(self.path))
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract))
+        if is_bomb(needed, stored):
+            raise StorageError(f"{stored} bytes in {self.path} cannot hold the {needed} of such a network; copy it again")
         with phase("restore", step=self.step), storage("read", self.path), ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(_absolute(self.path / "state"), abstract)
 
@@ -75,6 +79,8 @@ def open_checkpoint(path: epath.Path) -> Saved:
             raise StorageError(f"{path / name} is missing")
         if name not in expected:
             raise StorageError(f"{path / name} does not belong to the checkpoint")
+        if not protocol.is_plain(path / name):
+            raise StorageError(f"{path / name} must be a file, but it is a link, a pipe or a device; copy the checkpoint again")
         with storage("read", path / name):
             intact = (path / name).stat().length == expected[name]["size"] and sha256(path / name) == expected[name]["sha256"]
         if not intact:

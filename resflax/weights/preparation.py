@@ -112,7 +112,7 @@ def read_timm_config(config: Any, name: str) -> TimmConfig:
         )
         labels = config.get("label_names") or values.get("label_names") or values.get("labels")
         names = [labels[key] for key in sorted(labels, key=int)] if isinstance(labels, Mapping) else labels
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise DataError(f"{name} must be timm's, but {error}; fetch it again") from error
     return TimmConfig(config["architecture"], preparation, None if names is None else list(map(str, names)))
 

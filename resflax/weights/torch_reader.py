@@ -76,7 +76,8 @@ def read_torch(path: Path) -> Tensors:
     except ResflaxError:
         raise
     except Exception as error:  # a damaged file leads the parsers of pickles and archives to what not
-        raise StorageError(f"{path} must be what torch.save writes, but it is damaged ({error}); fetch it again") from error
+        reason = str(error) or type(error).__name__
+        raise StorageError(f"{path} must be what torch.save writes, but it is damaged ({reason}); fetch it again") from error
 
 
 def _open_zip(file: BinaryIO) -> tuple[Any, BytesOf]:
