@@ -22,6 +22,7 @@ MAX_BYTES = 128 * 2**20  # of a file
 # Pixels beyond which an image is refused before they are allocated. What decoding takes stays near 512 MiB: 8 bytes a pixel,
 # of a JPEG in several scans 12, of a WebP, whose decoder keeps three canvases, 16 and the file.
 MAX_PIXELS = 64 * 2**20
+MAX_SIDE = 2**16 - 1  # of either side, as in JPEG: the filter of a resize takes 16 bytes for each pixel of a row
 _MAX_PIXELS_IN_SCANS = 40 * 2**20
 _MAX_PIXELS_OF_WEBP = 24 * 2**20
 _MAX_SCANNED = 16 * _MAX_PIXELS_IN_SCANS  # pixels times scans: a few bytes can ask for one more scan of the whole image
@@ -101,6 +102,8 @@ def _open(source: Path | BinaryIO, path: Path | str) -> Image.Image:
 
 def check_size(image: Image.Image, path: Path | str) -> None:
     """Raises `InputError` for an image, of which no more than the header has been read, that would take too much to decode."""
+    if max(image.size) > MAX_SIDE:
+        raise InputError(f"{path} must have at most {MAX_SIDE} pixels a side, got {image.width} x {image.height}; cut it up")
     limit, kind, pixels = MAX_PIXELS, "", image.width * image.height
     if image.format == "WEBP":
         limit, kind = _MAX_PIXELS_OF_WEBP, " as WebP"
