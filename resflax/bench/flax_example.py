@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
 
     reached("imported")
     tf.config.set_visible_devices([], "GPU")  # all of its memory is for JAX
-    with np.load(path) as file:
+    with np.load(path, allow_pickle=False) as file:
         images, labels = file["train_images"], file["train_labels"]
     batches = input_pipeline(tf, images, labels, batch_size)
     reached("read")

@@ -38,6 +38,11 @@ def open_split(config: Config, split: str) -> Split:
     settings = config.data
     images: Split = load_split(settings.name, split, settings.data_dir)
     if isinstance(images, ImageArrays):
+        if settings.crop_ratio != 1:
+            raise ConfigError(
+                f"config.data.crop_ratio is for image files, but {settings.name} has images of one shape, got "
+                f"{settings.crop_ratio:g}; leave it at 1"
+            )
         if "random_resized_crop" in settings.augment:
             raise ConfigError(
                 f"config.data.augment: random_resized_crop is for image files, but {settings.name} has images of one shape; "

@@ -119,7 +119,10 @@ def describe(hint: Any) -> str:
 
 
 def accepts(hint: Any, value: Any) -> bool:
-    """Whether `value` has the type `hint` and lies in its range; an int is a float, a bool is not an int."""
+    """Whether `value` has the type `hint` and lies in its range; an int is a float, a bool is not an int.
+
+    No number is larger than 64 bits can hold.
+    """
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         ranges = [extra for extra in arguments[1:] if isinstance(extra, Range)]
@@ -136,7 +139,7 @@ def accepts(hint: Any, value: Any) -> bool:
         # Comparing, unlike `math.isfinite`, also takes an int that no float can hold.
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return hint is Any or isinstance(value, hint)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from resflax.config.fields import unknown_key
 from resflax.config.schema import Config
 from resflax.errors import ConfigError, nearest
 
@@ -59,7 +62,22 @@ def _running(path: Path) -> Iterator[None]:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
+        wrong = _wrong_name(error)
+        if wrong is not None:
+            raise ConfigError(f"{path}: {unknown_key(wrong)}") from error
         raise ConfigError(f"{path} must run without an error, but {type(error).__name__}: {error}; correct it") from error
+
+
+def _wrong_name(error: BaseException) -> str | None:
+    """The name that is no field of a section, which Python has refused to set or to get; None for any other error."""
+    call = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    sections = {Config.__name__: ""}
+    sections |= {type(one).__name__: f"{name}." for name, one in vars(Config()).items() if dataclasses.is_dataclass(one)}
+    if isinstance(error, TypeError) and call and call[1] in sections:
+        return sections[call[1]] + call[2]
+    if isinstance(error, AttributeError) and type(error.obj).__name__ in sections and error.name:
+        return sections[type(error.obj).__name__] + error.name
+    return None
 
 
 def find_experiment(name: str) -> Path:

@@ -134,6 +134,27 @@ def _optimizer(config: Config) -> None:
         )
 
 
+# The optimizers that look at a setting; with any other it would be left out without a word.
+_OPTIMIZERS_OF = {
+    "momentum": ("sgd", "lars", "muon"),
+    "beta1": ("adam", "adamw"),
+    "beta2": ("adam", "adamw"),
+    "epsilon": ("adam", "adamw"),
+    "epsilon_at": ("adam", "adamw"),
+}
+
+
+def _unused(config: Config) -> None:
+    optim, defaults = config.optim, OptimConfig()
+    for name, of in _OPTIMIZERS_OF.items():
+        value, default = getattr(optim, name), getattr(defaults, name)
+        if value != default and optim.name not in of:
+            raise ConfigError(
+                f"config.optim.{name} belongs to {' and '.join(of)}, got {value} with config.optim.name={optim.name}; leave it "
+                f"at {default}"
+            )
+
+
 def _decay(config: Config) -> None:
     optim = config.optim
     if not optim.weight_decay:
@@ -225,6 +246,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _warmup,
     _milestones,
     _optimizer,
+    _unused,
     _decay,
     _clipping,
     _best,

@@ -145,7 +145,8 @@ def _is_link(path: epath.Path) -> bool:
 
 def _has_form(value: Any) -> bool:
     """Whether a value of JSON has what a manifest has."""
-    fields = {"format": int, "step": int, "tree": dict, "score": (int, float, type(None)), "files": dict, "sha256": str}
+    fields: dict[str, Any] = {"format": int, "step": int, "tree": dict, "files": dict, "sha256": str}
+    fields["score"] = (int, float, type(None))
     if not isinstance(value, dict) or not all(name in value and isinstance(value[name], kind) for name, kind in fields.items()):
         return False
     return all(isinstance(file, dict) and {"size", "sha256"} <= file.keys() for file in value["files"].values())

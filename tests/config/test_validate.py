@@ -72,6 +72,17 @@ IMPOSSIBLE = {
         ),
         ("optim.sgd_learning_rate=0.1", "config.optim.sgd_learning_rate belongs to muon, got config.optim.name=sgd; set it to"),
     ],
+    "_unused": [
+        ("optim.name=adam optim.momentum=0.95", "config.optim.momentum belongs to sgd and lars and muon, got 0.95 with"),
+        ("optim.name=adamw optim.momentum=0", "config.optim.momentum belongs to sgd and lars and muon, got 0.0 with"),
+        (
+            "optim.beta1=0.8",
+            "config.optim.beta1 belongs to adam and adamw, got 0.8 with config.optim.name=sgd; leave it at 0.9",
+        ),
+        ("optim.beta2=0.99 optim.name=lars", "config.optim.beta2 belongs to adam and adamw, got 0.99 with"),
+        ("optim.epsilon=1e-7 optim.name=muon", "config.optim.epsilon belongs to adam and adamw, got 1e-07 with"),
+        ("optim.epsilon_at=uncorrected", "config.optim.epsilon_at belongs to adam and adamw, got uncorrected with"),
+    ],
     "_decay": [
         (
             "optim.name=adamw optim.weight_decay=1e-4",
