@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import os
 import re
@@ -11,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from resflax.errors import ConfigError, ResflaxError, nearest
+from resflax.errors import ConfigError, ResflaxError
 from resflax.training.signals import Ended, end_at_once, end_undisturbed
 
 
@@ -26,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         unknown = re.match(r"unrecognized arguments:.*?(--[^\s=]+)", message)
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-            message += f"; did you mean {nearest(unknown[1], flags)[0]}?"
+            message += "".join(f"; did you mean {flag}?" for flag in difflib.get_close_matches(unknown[1], flags, 1))
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 

@@ -6,6 +6,8 @@ After a change that is meant: `python -m tests.test_surface > tests/surface.txt`
 import argparse
 import importlib
 
+import pytest
+
 from resflax import cli, errors
 from tests.conftest import ROOT
 
@@ -79,12 +81,8 @@ def test_flags_are_not_abbreviated_and_what_was_meant_is_shown():
     parser.add_argument("--checkpoint")
     parser.add_argument("--workdir")
     for typed, meant in (("--check=1", "--checkpoint"), ("--wrkdir=1", "--workdir"), ("--work-dir", "--workdir")):
-        try:
+        with pytest.raises(errors.ConfigError, match=f"did you mean {meant}[?]"):
             parser.parse_args([typed])
-        except errors.ConfigError as error:
-            assert f"did you mean {meant}?" in str(error)
-        else:
-            raise AssertionError(typed)
 
 
 if __name__ == "__main__":
