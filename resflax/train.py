@@ -120,14 +120,15 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
     if primary:
         for folder in (files.root, files.figures):
             remove_temporaries(folder)
-    run = build(config)
+    saved = choose_checkpoint(files)
+    run = build(config, resumed=None if saved is None else saved.metadata)
+    check_checkpoint(files, saved, run)
     if primary and not files.config.exists():
         write_json(files.config, to_dict(config))
     if primary and run.skipped:
         lines = [json.dumps({"path": path, "reason": reason}) + "\n" for path, reason in run.skipped.items()]
         write_bytes(files.root / "skipped.jsonl", "".join(lines).encode())
         print(f"{len(run.skipped)} unreadable files are left out, listed in {files.root}/skipped.jsonl", file=sys.stderr)
-    saved = choose_checkpoint(files, run)
     progress, step = (Progress(), 0) if saved is None else (Progress(**saved.progress), saved.step)
     display = Display(run.total_steps, step, quiet=not primary)
     introduce(display, run, step)
@@ -221,16 +222,11 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
     return record
 
 
-def choose_checkpoint(files: Workdir, run: Run) -> Saved | None:
-    """The checkpoint to go on from: process 0 looks for it, all open the same one.
-
-    Raises, before an array is read, `ConfigError` for a checkpoint of another run and `DataError` for other data.
-    """
-    from resflax.errors import DataError
+def choose_checkpoint(files: Workdir) -> Saved | None:
+    """The checkpoint to go on from: process 0 looks for it, all open the same one."""
     from resflax.training import distributed
     from resflax.training.checkpoint_files import to_stderr
     from resflax.training.checkpoints import latest_checkpoint, open_checkpoint
-    from resflax.tree import differences, signature
 
     saved = None
     if distributed.is_primary():
@@ -238,7 +234,16 @@ def choose_checkpoint(files: Workdir, run: Run) -> Saved | None:
     step = distributed.from_primary(-1 if saved is None else saved.step)
     if step < 0:
         return None
-    saved = saved or open_checkpoint(files.checkpoints / str(step))
+    return saved or open_checkpoint(files.checkpoints / str(step))
+
+
+def check_checkpoint(files: Workdir, saved: Saved | None, run: Run) -> None:
+    """Raises, before an array is read, `ConfigError` for a checkpoint of another run and `DataError` for other data."""
+    from resflax.errors import DataError
+    from resflax.tree import differences, signature
+
+    if saved is None:
+        return
     changes = changed_keys(saved.metadata["config"], to_dict(run.config))
     if changes:
         changes += differences(saved.tree, signature(run.abstract_state()))
@@ -255,7 +260,6 @@ def choose_checkpoint(files: Workdir, run: Run) -> Saved | None:
         raise ConfigError(
             f"checkpoint {saved.path} lies beyond the {run.total_steps} steps of this run; remove it, or name another --workdir"
         )
-    return saved
 
 
 def check_workdir(files: Workdir, config: Config) -> None:
@@ -282,7 +286,7 @@ def introduce(display: Display, run: Run, step: int) -> None:
     """Says what is about to happen."""
     import jax
 
-    from resflax.tree import parameter_count
+    from resflax.tree import named_leaves, parameter_count
 
     count = parameter_count(run.abstract_state().params)
     devices = f"{run.mesh.size} x {jax.devices()[0].device_kind}"
@@ -293,6 +297,15 @@ def introduce(display: Display, run: Run, step: int) -> None:
         f"{len(run.test):,} {run.config.data.eval_split} images; {run.total_steps} steps of "
         f"{run.config.data.batch_size}; {devices}"
     )
+    if run.pretrained is not None and run.init is not None and not step:
+        fresh = run.init["fresh"]
+        count = len(jax.tree.leaves(run.pretrained.variables))
+        kept = count - sum(name in fresh for name in named_leaves(run.pretrained.variables))
+        display.say(
+            f"{kept} arrays are those of {run.init['weights']} (SHA-256 {run.init['digest'][:12]}), {len(fresh)} are new"
+            f"{': ' if fresh else ''}{', '.join(fresh)}; images of {run.test.preprocessing.image_size[0]} pixels, there "
+            f"{run.pretrained.preprocessing.image_size[0]}"
+        )
     display.say(f"going on from step {step}" if step else "compiling the training step")
 
 
@@ -348,6 +361,7 @@ def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any
         "wall_seconds": progress.wall_seconds,
         "images_per_second": rate,
         "model_flops_utilization": model_flops_utilization(rate, run.peak_rate),
+        **({} if run.init is None else {"init": run.init}),
         "evaluation": describe_evaluation(config, run.metadata()),
         "loss_digest": progress.loss_digest(),
         "first_losses": progress.first_losses,

@@ -16,6 +16,7 @@ VARIANTS = {
     "quickstart": ("resnet", "cnn"),
     "tutorial": ("cnn", "resnet"),
     "imagenet": ("goyal2017", "smoke"),
+    "finetune": ("full", "head_only", "scratch"),
     "cifar10_speedrun": ("gpu", "cpu", "cpu94"),
     "degradation": tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in (8, 20, 56, 110)),
     "batch_norm_group": tuple(

@@ -106,8 +106,8 @@ def without_unreadable(config: Config, images: Split, skipped: dict[str, str]) -
 _SAMPLE = 1000
 
 
-def make_preprocessing(config: Config, train: Split) -> Preprocessing:
-    """The preprocessing that belongs to the training split."""
+def make_preprocessing(config: Config, train: Split, normalised: bool = True) -> Preprocessing:
+    """The preprocessing that belongs to the training split; `normalised=False`: its size alone, for a mean from elsewhere."""
     settings = config.data
     on_disk = settings.name.endswith(".npz") or Path(settings.name).is_dir()  # whatever its first folder is called
     known = None if on_disk else DATASETS.get(re.split("[/:]", settings.name)[0])
@@ -119,13 +119,13 @@ def make_preprocessing(config: Config, train: Split) -> Preprocessing:
         assert settings.image_size is not None
         size = settings.image_size
         keep = np.unique(np.linspace(0, len(train) - 1, _SAMPLE).astype(int))
-        needed = keep if statistics is None or settings.normalize != "per_channel" else keep[:1]
+        needed = keep if normalised and (statistics is None or settings.normalize != "per_channel") else keep[:1]
         sample, resize = decode_all(train, size, settings.crop_ratio, needed, workers(config)), None
     for text in settings.augment:
         name, _, pixels = text.partition(":")
         if name in ("pad_crop", "reflect_crop") and int(pixels) >= size:
             raise ConfigError(f"config.data.augment: {text} must pad by less than the {size} pixels of an image; pad less")
-    return fit_preprocessing(settings.normalize, sample, resize, statistics)
+    return fit_preprocessing(settings.normalize if normalised else "unit", sample, resize, statistics)
 
 
 def training_pipeline(config: Config, images: Split, preprocessing: Preprocessing) -> Pipeline:

@@ -17,6 +17,7 @@ from resflax.errors import ConfigError
 from resflax.models.zoo import create_model
 from resflax.nn import BatchNorm
 from resflax.optim import layerwise, optimizers, schedules
+from resflax.optim.rates import Rates
 from resflax.prng import stream_key
 from resflax.training.state import TrainState, init_state
 from resflax.types import Array, ArrayLike, Tree
@@ -42,6 +43,7 @@ def make_model(config: Config, num_classes: int, momentum: float | None = None) 
         epsilon=settings.epsilon,
         running_variance=settings.running_variance,
         gradient=settings.gradient,
+        frozen=Rates.parse(config.optim.rates).freezes if config.optim.rates else None,
         param_dtype=dataset_dtype(config),
     )
     return create_model(config.model.name, num_classes, norm=norm, dtype=compute_dtype(config), **config.model.kwargs)
@@ -101,6 +103,7 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
         clip_norm=settings.clip_norm,
         clip_adaptive=settings.clip_adaptive,
         finish=finish,
+        rates=Rates.parse(settings.rates),
     )
 
 

@@ -88,7 +88,7 @@ def load(path: str, step: int | None = None, repeat: Repeat | None = None) -> tu
       DataError: the file holds something else than the weights of a network of this package.
       ConfigError: there is no such layout, or none but its own for this network; or no such repository.
     """
-    if _is_weight_file(path):
+    if is_weight_file(path):
         return _load_weight_file(path, step, repeat)
     saved = find_checkpoint(path, step)
     config, model, variables = restore_variables(saved)
@@ -100,7 +100,8 @@ def load(path: str, step: int | None = None, repeat: Repeat | None = None) -> tu
     return model, in_layout(variables, repeat), {**metadata, "layout": repeat}
 
 
-def _is_weight_file(path: str) -> bool:
+def is_weight_file(path: str) -> bool:
+    """Whether `path` is that of one file or of a repository on the hub, and not of a workdir."""
     return path.startswith(PREFIX) or epath.Path(path).is_file()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import optax
 from flax import linen as nn
 
 from resflax.build.inputs import (
+    Split,
     describe_reading,
     evaluation_pipeline,
     make_preprocessing,
@@ -30,12 +31,16 @@ from resflax.build.parts import (
     make_schedule,
     total_steps,
 )
+from resflax.build.pretrained import Pretrained, read_pretrained
 from resflax.config import Config, config_hash, to_dict
 from resflax.data.arrays import ImageArrays
 from resflax.data.pipeline import Pipeline, ResidentPipeline
+from resflax.data.preprocess import Preprocessing
 from resflax.data.views import Views, average_over_views
-from resflax.errors import ConfigError
+from resflax.errors import ConfigError, nearest
 from resflax.models.profile import profile
+from resflax.nn.repeat import unstack_blocks
+from resflax.optim.rates import Rates
 from resflax.prng import stream_key
 from resflax.training import chunk, sharding, utilization
 from resflax.training.compiler import compile_with, deterministic_options
@@ -43,8 +48,9 @@ from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_s
 from resflax.training.losses import cross_entropy
 from resflax.training.metrics import zero_sums
 from resflax.training.moments import reached
-from resflax.training.state import TrainState
+from resflax.training.state import TrainState, init_state
 from resflax.training.steps import make_eval_step, make_train_step
+from resflax.tree import named_leaves
 from resflax.types import Batch, Tree, Variables
 
 Through = Callable[[Iterable[Any]], Iterable[Any]]  # gives batches on as they are, and may raise between two of them
@@ -66,6 +72,8 @@ class Run:
     reading: dict[str, Any]  # see `describe_reading`
     skipped: dict[str, str]  # files that were left out, and why
     fingerprint: str  # of both splits
+    pretrained: Pretrained | None  # what `initial_state` starts from; None: from the seed alone
+    init: dict[str, Any] | None  # see `Pretrained.provenance`; of a run that is resumed, as it was when it started
 
     @property
     def steps_per_epoch(self) -> float:
@@ -106,7 +114,14 @@ class Run:
 
     def initial_state(self) -> TrainState:
         """On the devices."""
-        return self._init(np.uint32(self.config.seed), self._init_images)
+        state = self._init(np.uint32(self.config.seed), self._init_images)
+        if self.pretrained is None or self.init is None:
+            return state
+        drawn = {"params": state.params, "batch_stats": state.batch_stats}
+        variables = self.pretrained.fill(drawn, self.init["fresh"], self.config.model.kwargs.get("repeat", "loop"))
+        everywhere = sharding.replicated(self.mesh)
+        init = functools.partial(init_state, optimizer=self.optimizer, ema=self.config.ema.decay is not None)
+        return jax.jit(init, out_shardings=everywhere)(sharding.put(variables, everywhere))
 
     def abstract_state(self) -> Tree:
         """Shapes, dtypes and shardings of the state."""
@@ -137,6 +152,7 @@ class Run:
             functools.partial(cross_entropy, label_smoothing=self.config.loss.label_smoothing),
             self.train.materialise,
             ema_decay=self.config.ema.decay,
+            hold=Rates.parse(self.config.optim.rates).hold,
             accumulate=self.config.optim.accumulate,
             unroll=self._on_cpu,
             shard=functools.partial(sharding.shard_batch, mesh=self.mesh),
@@ -209,6 +225,7 @@ class Run:
             "preprocessing": self.train.preprocessing.to_dict(),
             "dataset_fingerprint": self.fingerprint,
             "layout": self.config.model.kwargs.get("repeat", "loop"),
+            **({} if self.init is None else {"init": self.init}),
         }
 
 
@@ -245,8 +262,17 @@ def make_evaluate(
     return run
 
 
-def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
-    """Reads the data and makes the objects; raises `ConfigError` for what does not fit the data or the devices."""
+def build(config: Config, devices: Sequence[jax.Device] | None = None, resumed: Mapping[str, Any] | None = None) -> Run:
+    """Reads the data and makes the objects.
+
+    Args:
+      config: of the run.
+      devices: None: all there are.
+      resumed: the metadata of the checkpoint that the run goes on from; the weights it once started from are not read again.
+
+    Raises:
+      ConfigError: something does not fit the data, the devices, or `config.init.weights`.
+    """
     settings = config.data
     mesh = sharding.make_mesh(devices)
     sharding.check_mesh(
@@ -264,7 +290,11 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
     skipped: dict[str, str] = {}
     if settings.unreadable == "skip":
         train, test = (without_unreadable(config, split, skipped) for split in (train, test))
-    preprocessing = make_preprocessing(config, train)
+    pretrained = None
+    if config.init.weights is not None and resumed is None:
+        pretrained = read_pretrained(config.init.weights, config.precision.compute == "float64")
+        pretrained.check_network(config)
+    preprocessing = start_preprocessing(config, train, pretrained, resumed)
     fingerprint = f"{train.fingerprint()}-{test.fingerprint()}"
     reached("read")
     if isinstance(train, ImageArrays) and isinstance(test, ImageArrays) and train.images.shape[1:] != test.images.shape[1:]:
@@ -288,13 +318,59 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None) -> Run:
         reading=describe_reading(config, train),
         skipped=skipped,
         fingerprint=fingerprint,
+        pretrained=pretrained,
+        init=None if resumed is None else resumed.get("init"),
     )
     try:
-        run.abstract_state()
+        state = run.abstract_state()
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(
             f"config.model.name={config.model.name} must accept images of shape {run.image_shape}, but {error}; set "
             "config.data.image_size"
         ) from error
+    check_rates(config, state.params)
+    if pretrained is not None:
+        fresh = pretrained.fresh({"params": state.params, "batch_stats": state.batch_stats}, train.class_names)
+        run = dataclasses.replace(run, init=pretrained.provenance(fresh))
     reached("built")
     return run
+
+
+def start_preprocessing(
+    config: Config, train: Split, pretrained: Pretrained | None, resumed: Mapping[str, Any] | None
+) -> Preprocessing:
+    """The preprocessing of a run: that of the data, or of the weights it starts from."""
+    if config.init.weights is None:
+        return make_preprocessing(config, train)
+    if resumed is not None:
+        return Preprocessing.from_dict(resumed["preprocessing"])
+    assert pretrained is not None
+    own = make_preprocessing(config, train, normalised=config.init.normalize == "data")
+    pretrained.check_channels(own, config.data.name)
+    return own if config.init.normalize == "data" else pretrained.adapt(own)
+
+
+def check_rates(config: Config, params: Tree) -> None:
+    """Raises `ConfigError` where `config.optim.rates` names nothing, leaves nothing to train, or divides a loop."""
+    rates = Rates.parse(config.optim.rates)
+    if not rates.rules:
+        return
+    names = list(named_leaves(jax.eval_shape(unstack_blocks, params)))
+    unused = rates.unused(names)
+    if unused:
+        modules = {name.rpartition("/")[0] for name in names}
+        raise ConfigError(
+            f"config.optim.rates must name parameters of {config.model.name}, but nothing is called {unused[0]!r}; did you "
+            f"mean {' or '.join(nearest(unused[0], modules, 2))}?"
+        )
+    factors = named_leaves(rates.factors(params))
+    if not any(factor.any() for factor in factors.values()):
+        raise ConfigError(
+            f"config.optim.rates must leave something to train, but {','.join(config.optim.rates)} freezes all; add head=1"
+        )
+    for name, factor in factors.items():
+        if factor.any() and not factor.all() and "norm" in name.split("/")[-2]:
+            raise ConfigError(
+                f"config.optim.rates freezes {name} in some of the blocks of a loop, whose normalisations must be alike; set "
+                "config.model.kwargs.repeat=loop"
+            )

@@ -39,6 +39,8 @@ def verify(record: Mapping[str, Any], config: Config) -> dict[str, Any]:
     run = build(config, jax.devices()[:1])
     if run.fingerprint != record["dataset_fingerprint"]:
         return _refuted(f"the data have the fingerprint {run.fingerprint}, the record's had {record['dataset_fingerprint']}")
+    if (run.init or {}).get("digest") != record.get("init", {}).get("digest"):
+        return _refuted(f"the weights of config.init.weights={config.init.weights} are not those that the record names")
     losses = np.asarray(_replay(run, len(recorded), set(record.get("skipped_steps", ()))), np.float32)
     exact = np.array_equal(losses, recorded)
     compared = min(STEPS, len(losses), len(recorded))

@@ -53,6 +53,16 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class InitConfig:
+    """What the first weights are: drawn from the seed, or those of a trained network."""
+
+    # a workdir, a weight file or hf:ORGANISATION/NAME; the classifier is made anew unless its classes are those of the data
+    weights: str | None = field(default=None, metadata=ADDED)
+    # with `weights`: mean and deviation that pixels are normalised by; saved: theirs; data: as data.normalize says
+    normalize: Literal["saved", "data"] = field(default="saved", metadata=ADDED)
+
+
+@dataclass(frozen=True)
 class BatchNormConfig:
     """The statistics of batch normalisation, part of the experiment and not of the hardware."""
 
@@ -101,6 +111,8 @@ class OptimConfig:
     clip_norm: Positive | None = None  # global norm of the gradient
     # largest norm of a unit's gradient / norm of its weights, all but the classifier (Brock et al. 2021)
     clip_adaptive: Positive | None = field(default=None, metadata=ADDED)
+    # NAME=FACTOR: what multiplies the rate of the parameters of that name or pattern; 0: frozen; the last that fits counts
+    rates: tuple[str, ...] = field(default=(), metadata=ADDED)
     accumulate: Count = 1  # the batch is taken in this many equal parts, one after another
 
 
@@ -160,6 +172,7 @@ class Config:
     log_every_steps: CountOrZero = 0
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    init: InitConfig = field(default_factory=InitConfig, metadata=ADDED)
     batch_norm: BatchNormConfig = field(default_factory=BatchNormConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -180,6 +181,39 @@ def _clipping(config: Config) -> None:
         )
 
 
+def _rates(config: Config) -> None:
+    rates = config.optim.rates
+    for text in rates:
+        name, _, factor = text.rpartition("=")
+        try:
+            number = float(factor)
+        except ValueError:
+            number = math.nan
+        if not name or not 0 <= number < math.inf:
+            raise ConfigError(
+                f"config.optim.rates must hold NAME=FACTOR with a factor of at least 0, got {text!r}; for example head=10"
+            )
+    names = [text.rpartition("=")[0] for text in rates]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"config.optim.rates must give each name once, got {', '.join(rates)}; keep one of each")
+    if rates and config.optim.fixed_norm:
+        raise ConfigError(
+            "config.optim.fixed_norm sets the norm of all hidden kernels, whatever config.optim.rates says; set one of them"
+        )
+    if config.batch_norm.reestimate and any(not float(text.rpartition("=")[2]) for text in rates):
+        raise ConfigError(
+            f"config.batch_norm.reestimate replaces all statistics, also those of what config.optim.rates={','.join(rates)} "
+            "freezes; set it to false"
+        )
+
+
+def _init(config: Config) -> None:
+    if config.init.normalize != "saved" and config.init.weights is None:
+        raise ConfigError(
+            f"config.init.normalize belongs to config.init.weights, which is not set, got {config.init.normalize}; leave it out"
+        )
+
+
 def _best(config: Config) -> None:
     if config.checkpoint.keep_best and not (config.eval_every_steps and config.checkpoint.every_steps):
         raise ConfigError(
@@ -249,6 +283,8 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _unused,
     _decay,
     _clipping,
+    _rates,
+    _init,
     _best,
     _compiler_options,
     _augmentations,

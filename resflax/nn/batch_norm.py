@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -21,7 +22,8 @@ class BatchNorm(nn.Module):
     normalise over the 128 / 2 images of one GPU: `group_size=64`.
 
     Running statistics follow `running = momentum * running + (1 - momentum) * mean over groups of the group's`, where
-    the variance may be the `unbiased` one, n / (n - 1) times the biased, as PyTorch keeps it.
+    the variance may be the `unbiased` one, n / (n - 1) times the biased, as PyTorch keeps it. A layer whose parameters are all
+    `frozen` uses its running statistics in training too, and keeps them as they are.
 
     Maps float[B, H, W, C] or float[B, C] to the same shape. B must be a multiple of `group_size`. Statistics are taken
     in at least float32. `gradient`: how the derivative is computed, see `resflax.nn.normalise`. Parameters: `bias` and, with
@@ -35,6 +37,8 @@ class BatchNorm(nn.Module):
     running_variance: Literal["biased", "unbiased"] = "biased"
     gradient: Gradient = "autodiff"
     use_scale: bool = True
+    # whether the parameter of a name (`stage1/block1/norm1/scale`) never changes; None: all may
+    frozen: Callable[[str], bool] | None = None
     dtype: DType = None  # of the result; None: that of the input
     param_dtype: DType = jnp.float32
     scale_init: Any = nn.initializers.ones
@@ -50,7 +54,7 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", self.scale_init, (channels,), self.param_dtype) if self.use_scale else ones
         bias = self.param("bias", self.bias_init, (channels,), self.param_dtype)
 
-        if self.use_running_average:
+        if self.use_running_average or self._rests():
             factor = scale * lax.rsqrt(running_var.value + self.epsilon)
             y = x.astype(stats_dtype) * factor + (bias - running_mean.value * factor)
             return y.astype(self.dtype or x.dtype)
@@ -71,3 +75,7 @@ class BatchNorm(nn.Module):
                 new = jnp.mean(new.reshape(-1, channels), axis=0).astype(self.param_dtype)
                 running.value = self.momentum * running.value + (1 - self.momentum) * new
         return y.reshape(x.shape).astype(self.dtype or x.dtype)
+
+    def _rests(self) -> bool:
+        own = ("scale", "bias") if self.use_scale else ("bias",)
+        return self.frozen is not None and all(self.frozen("/".join((*self.path, name))) for name in own)

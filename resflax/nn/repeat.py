@@ -87,6 +87,15 @@ def unstack_blocks(tree: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def unrolled_names(name: str, count: int) -> list[str]:
+    """The unrolled names of what a leaf holds: one a layer where it lies under `blocks`, a stack of `count`; else its own."""
+    parts = name.split("/")
+    if STACKED not in parts:
+        return [name]
+    at = parts.index(STACKED)
+    return ["/".join((*parts[:at], f"block{FIRST + index}", *parts[at + 1 :])) for index in range(count)]
+
+
 def _map(function: Callable[..., Any], *trees: Any) -> Any:
     if isinstance(trees[0], Mapping):
         return {name: _map(function, *(tree[name] for tree in trees)) for name in trees[0]}

@@ -10,7 +10,10 @@ import optax
 
 from resflax.optim.layerwise import clip_adaptively, orthogonalized
 from resflax.optim.masks import DecayMask, decay_mask
+from resflax.optim.rates import Rates, scale_by_rates
 from resflax.optim.schedules import Schedule
+
+ALIKE = Rates()  # all layers have the rate of the schedule
 
 
 def sgd(momentum: float, nesterov: bool = False, dampening: float = 0.0) -> optax.GradientTransformation:
@@ -61,8 +64,9 @@ def make_optimizer(
     clip_norm: float | None = None,
     clip_adaptive: float | None = None,
     finish: optax.GradientTransformation | None = None,
+    rates: Rates = ALIKE,
 ) -> optax.GradientTransformation:
-    """Clip the gradient, decay, take the direction, scale by the rate, finish.
+    """Clip the gradient, decay, take the direction, scale by the rate, finish, scale by the rates of single layers.
 
     `coupled` decay enters the gradient before the direction is taken, as the gradient of `weight_decay / 2 * |w|^2`
     would. `decoupled` decay is `rate * weight_decay * w`, past the direction (Loshchilov and Hutter 2019).
@@ -79,5 +83,6 @@ def make_optimizer(
         decayed if weight_decay and decay == "decoupled" else None,
         optax.scale_by_learning_rate(schedule),
         finish,
+        scale_by_rates(rates) if rates.rules else None,
     )
     return optax.chain(*(part for part in parts if part is not None))

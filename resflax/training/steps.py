@@ -50,6 +50,7 @@ def make_train_step(
     materialise: Materialise,
     *,
     ema_decay: float | None = None,
+    hold: Callable[[Tree], Tree] = lambda params: params,
     accumulate: int = 1,
     unroll: bool = False,
     shard: Callable[[Any], Any] = lambda batch: batch,
@@ -66,6 +67,7 @@ def make_train_step(
       model, optimizer, loss: see their types.
       materialise: makes a batch inside the step.
       ema_decay: `average = decay * average + (1 - decay) * value` after each step; None: no average is kept.
+      hold: stops gradients of parameters that are frozen; what they are held at is up to the optimizer.
       accumulate: the batch is taken in this many consecutive equal parts. Gradients and running statistics are those of
         the whole batch, provided that a statistics group lies inside a part.
       unroll: parts one after another rather than in a loop; for XLA:CPU, see `resflax.nn.conv`.
@@ -74,7 +76,7 @@ def make_train_step(
 
     def part_loss(params: Tree, batch_stats: Tree, part: Batch, resident: Batch, key: Array, total: int) -> Any:
         batch = shard(materialise(part, resident))
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": hold(params), "batch_stats": batch_stats}
         logits, changed = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key})
         losses = jnp.where(batch["mask"], loss(logits, batch["label"]), 0)
         correct = jnp.sum(batch["mask"] & (jnp.argmax(logits, axis=-1) == batch["label"]), dtype=jnp.float32)
@@ -114,13 +116,18 @@ def make_train_step(
         ema = state.ema
         if ema is not None:
             assert ema_decay is not None
-            ema = jax.tree.map(lambda old, new: ema_decay * old + (1 - ema_decay) * new, ema, Ema(params, batch_stats))
+            ema = jax.tree.map(functools.partial(average, ema_decay), ema, Ema(params, batch_stats))
         new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
         checks = jnp.stack([all_finite(one) for one in (value, norm, batch_stats, params, opt_state, ema)])
         report = StepMetrics(value, correct, norm, checks)
         return jax.tree.map(lambda updated, old: jnp.where(report.finite, updated, old), new, state), report
 
     return train_step
+
+
+def average(decay: float, old: Array, new: Array) -> Array:
+    """`decay * old + (1 - decay) * new`; where both are equal exactly that, so that what never changes has an equal average."""
+    return jnp.where(old == new, new, decay * old + (1 - decay) * new)
 
 
 EvalStep = Callable[[Sums, Variables, Batch, Batch], Sums]
