@@ -6,7 +6,7 @@
 The data and the network are set like those of any run: `--config.data.name=PHOTOS --config.data.image_size=224
 --config.model.name=resnet50`; the network must be that of the weights, whose mean and deviation are used. `full`: everything
 is trained, the classifier at ten times the rate of the rest. `head_only`: the classifier alone; all else stays as it is to
-the last bit, the statistics of normalisations too. `scratch`: `full` without weights and with one rate, to compare.
+the last bit, the statistics of normalisations too. `scratch`: the same without weights, all at the classifier's rate.
 
 The default is the quickstart's network on 100 of the digits that it knows already; docs/transfer.md has one with new classes.
 """
@@ -23,15 +23,15 @@ SCRATCH = Config(
     data=DataConfig(name="digits", train_split="train[:100]", batch_size=32, augment=("pad_crop:1",)),
     model=ModelConfig("cifar_resnet14"),
     optim=OptimConfig(
-        learning_rate=0.01, nesterov=True, weight_decay=5e-4, schedule="cosine", warmup_fraction=0.1, decay_mask="kernels"
+        learning_rate=0.1, nesterov=True, weight_decay=5e-4, schedule="cosine", warmup_fraction=0.1, decay_mask="kernels"
     ),
 )
 FULL = dataclasses.replace(
     SCRATCH,
     init=InitConfig("runs/quickstart-resnet"),
-    optim=dataclasses.replace(SCRATCH.optim, rates=("head=10",)),
+    optim=dataclasses.replace(SCRATCH.optim, learning_rate=0.01, rates=("head=10",)),
 )
-HEAD_ONLY = dataclasses.replace(FULL, optim=dataclasses.replace(SCRATCH.optim, learning_rate=0.1, rates=("*=0", "head=1")))
+HEAD_ONLY = dataclasses.replace(FULL, optim=dataclasses.replace(SCRATCH.optim, rates=("*=0", "head=1")))
 
 
 def get_config(variant: str = "full") -> Config:

@@ -299,8 +299,7 @@ def introduce(display: Display, run: Run, step: int) -> None:
     )
     if run.pretrained is not None and run.init is not None and not step:
         fresh = run.init["fresh"]
-        count = len(jax.tree.leaves(run.pretrained.variables))
-        kept = count - sum(name in fresh for name in named_leaves(run.pretrained.variables))
+        kept = sum(name not in fresh for name in named_leaves(run.pretrained.variables))
         display.say(
             f"{kept} arrays are those of {run.init['weights']} (SHA-256 {run.init['digest'][:12]}), {len(fresh)} are new"
             f"{': ' if fresh else ''}{', '.join(fresh)}; images of {run.test.preprocessing.image_size[0]} pixels, there "

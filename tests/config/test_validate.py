@@ -108,6 +108,22 @@ IMPOSSIBLE = {
             "only one of config.optim.clip_norm and config.optim.clip_adaptive may be set, got 1.0 and 0.01; set the other",
         ),
     ],
+    "_rates": [
+        ("optim.rates=head", "config.optim.rates must hold NAME=FACTOR with a factor of at least 0, got 'head'; for example"),
+        ("optim.rates=head=-1", "with a factor of at least 0, got 'head=-1'"),
+        ("optim.rates=head=nan", "with a factor of at least 0, got 'head=nan'"),
+        ("optim.rates==1", "with a factor of at least 0, got '=1'"),
+        ("optim.rates=head=1,stem*=0,head=2", "config.optim.rates must give each name once, got head=1, stem*=0, head=2"),
+        (
+            "optim.rates=head=1 optim.name=muon optim.fixed_norm=true",
+            "config.optim.fixed_norm sets the norm of all hidden kernels, whatever config.optim.rates says",
+        ),
+        (
+            "optim.rates=stem*=0 batch_norm.reestimate=true",
+            "also those of what config.optim.rates=stem*=0 freezes; set it to false",
+        ),
+    ],
+    "_init": [("init.normalize=data", "config.init.normalize belongs to config.init.weights, which is not set, got data")],
     "_best": [
         ("checkpoint.keep_best=1", "config.checkpoint.keep_best needs config.eval_every_steps and"),
         ("checkpoint.keep_best=1 eval_every_steps=10", "got 10 and 0; set both, or keep_best to 0"),

@@ -62,7 +62,8 @@ def trainer(compiled, monkeypatch):
     run, chunk = compiled
     evaluate = run.make_evaluate()
     monkeypatch.setattr(
-        "resflax.build.build", lambda config: dataclasses.replace(build(config, jax.devices()[:1]), model=run.model)
+        "resflax.build.build",
+        lambda config, **resumed: dataclasses.replace(build(config, jax.devices()[:1], **resumed), model=run.model),
     )
     monkeypatch.setattr(Run, "make_evaluate", lambda self: evaluate)
     monkeypatch.setattr(train, "draw", lambda *_: None)
