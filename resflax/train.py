@@ -156,7 +156,8 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
 
         def restore() -> Start:
             checkpoints.settle()
-            newest = choose_checkpoint(files, run)
+            newest = choose_checkpoint(files)
+            check_checkpoint(files, newest, run)
             step = 0 if newest is None else newest.step
             if writer is not None:
                 writer.rewind(step)

@@ -13,7 +13,7 @@ from etils import epath
 from resflax.build.restore import find_checkpoint, in_layout, is_weight_file, load, restore_variables
 from resflax.config import Config
 from resflax.data.preprocess import Preprocessing
-from resflax.errors import ConfigError
+from resflax.errors import ConfigError, DataError
 from resflax.nn.repeat import unstack_blocks
 from resflax.tree import differences, digest, named_leaves, signature
 from resflax.types import Tree, Variables
@@ -139,6 +139,18 @@ def read_pretrained(path: str, float64: bool = False) -> Pretrained:
     unrolled = jax.tree.map(np.asarray, unstack_blocks(variables))
     preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
     return Pretrained(path, unrolled, model, kwargs, epsilon, metadata["class_names"], preprocessing)
+
+
+def read_again(init: Mapping[str, Any]) -> Pretrained:
+    """The network that a run once started from, by what `Pretrained.provenance` said; `DataError` where it is another one."""
+    pretrained = read_pretrained(init["weights"], float64=True)
+    found = digest(pretrained.variables)
+    if found != init["digest"]:
+        raise DataError(
+            f"config.init.weights={init['weights']} must be what the run started from, but its SHA-256 is {found[:12]} and was "
+            f"{init['digest'][:12]}; restore it, or name another --workdir"
+        )
+    return pretrained
 
 
 def _telling(kwargs: Mapping[str, Any]) -> dict[str, Any]:

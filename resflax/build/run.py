@@ -31,7 +31,7 @@ from resflax.build.parts import (
     make_schedule,
     total_steps,
 )
-from resflax.build.pretrained import Pretrained, read_pretrained
+from resflax.build.pretrained import Pretrained, read_again, read_pretrained
 from resflax.config import Config, config_hash, to_dict
 from resflax.data.arrays import ImageArrays
 from resflax.data.pipeline import Pipeline, ResidentPipeline
@@ -115,10 +115,11 @@ class Run:
     def initial_state(self) -> TrainState:
         """On the devices."""
         state = self._init(np.uint32(self.config.seed), self._init_images)
-        if self.pretrained is None or self.init is None:
+        if self.init is None:
             return state
+        pretrained = self.pretrained or read_again(self.init)  # a run that was resumed and has no checkpoint left
         drawn = {"params": state.params, "batch_stats": state.batch_stats}
-        variables = self.pretrained.fill(drawn, self.init["fresh"], self.config.model.kwargs.get("repeat", "loop"))
+        variables = pretrained.fill(drawn, self.init["fresh"], self.config.model.kwargs.get("repeat", "loop"))
         everywhere = sharding.replicated(self.mesh)
         init = functools.partial(init_state, optimizer=self.optimizer, ema=self.config.ema.decay is not None)
         return jax.jit(init, out_shardings=everywhere)(sharding.put(variables, everywhere))

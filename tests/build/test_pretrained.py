@@ -13,7 +13,7 @@ from resflax.build import build
 from resflax.build.verify import verify
 from resflax.config import BatchNormConfig, Config, DataConfig, EmaConfig, InitConfig, ModelConfig, OptimConfig, from_dict
 from resflax.data.arrays import load_split
-from resflax.errors import ConfigError
+from resflax.errors import ConfigError, DataError
 from resflax.files import read_json
 from resflax.nn import unstack_blocks
 from resflax.training import sharding
@@ -347,11 +347,24 @@ def test_a_resumed_run_does_not_read_the_weights_again(data, source, tmp_path, m
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
     shutil.rmtree(copy)
     monkeypatch.setattr(building, "read_pretrained", None)
+    monkeypatch.setattr(building, "read_again", None)
     record, resumed = final(settings, tmp_path / "run")
     assert record["init"] == {**whole["init"], "weights": str(copy)}
     assert all(equal(leaf, resumed[name]) for name, leaf in leaves_whole.items())
     saved = json.loads((tmp_path / "run/checkpoints/6/metadata.json").read_text())
     assert saved["init"] == record["init"]
+
+
+def test_a_resumed_run_without_a_checkpoint_left_starts_from_the_same_weights(data, source, trained):
+    """As a roll-back does where every checkpoint is damaged."""
+    settings = from_weights(config(data["low"]), source)
+    started = build(settings)
+    resumed = build(settings, resumed=json.loads(json.dumps(started.metadata())))
+    assert resumed.pretrained is None
+    assert all(equal(leaf, trained[name]) for name, leaf in leaves(resumed.initial_state()).items())
+    other = dataclasses.replace(resumed, init={**started.init, "digest": "0" * 64})
+    with pytest.raises(DataError, match="must be what the run started from, but its SHA-256 is"):
+        other.initial_state()
 
 
 def test_a_record_is_confirmed_with_the_same_weights_alone(data, source, tmp_path):
