@@ -340,7 +340,7 @@ def test_predict_says_which_images_give_no_numbers(tmp_path, monkeypatch, capsys
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     plain = {"mean": [0.0] * 3, "std": [1.0] * 3, "image_size": [1, 3]}
     probabilities = restore.make_probabilities(Model(), {"bad": jnp.float32(0)}, plain)
-    network = restore.Network(lambda path: np.asarray(Image.open(path)), probabilities, ["a", "b", "c"])
+    network = restore.Network(lambda path: np.asarray(Image.open(path)), probabilities, ["a", "b", "c"], None)
     monkeypatch.setattr("resflax.build.open_run", lambda *_: network)
     assert main([f"--workdir={tmp_path}", "--json", str(tmp_path / "bad.png"), str(tmp_path / "good.png")]) == 3
     bad, good = (json.loads(line) for line in capsys.readouterr().out.splitlines())
