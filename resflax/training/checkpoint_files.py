@@ -53,8 +53,8 @@ def committed_steps(root: epath.Path) -> list[int]:
 
 def is_unfinished(path: epath.Path) -> bool:
     """Whether the step in the folder `path` is being written or removed, or was when its process was killed."""
-    with storage("read", path):
-        return _marker(path).exists() and not (path / MANIFEST).exists()
+    with storage("read", path):  # a folder without a file is no loss
+        return not (path / MANIFEST).exists() and (_marker(path).exists() or not contents(path))
 
 
 def begin(path: epath.Path) -> None:
@@ -70,15 +70,31 @@ def end(path: epath.Path) -> None:
         _marker(path).unlink(missing_ok=True)
 
 
-def remove(path: epath.Path) -> None:
-    """Removes a step; a kill in between leaves it unfinished, never damaged."""
+def clear(path: epath.Path) -> None:
+    """Removes a step, but leaves it marked, for somebody may still be writing to it."""
     begin(path)
     with storage("remove", path):
         if (path / MANIFEST).exists():
             (path / MANIFEST).unlink()
             sync(path)
         path.rmtree(missing_ok=True)
+
+
+def remove(path: epath.Path) -> None:
+    """Removes a step; a kill in between leaves it unfinished, never damaged."""
+    clear(path)
     end(path)
+
+
+def remove_unfinished(root: epath.Path) -> None:
+    """Removes all steps that are unfinished, and marks that a kill left beside a committed one."""
+    with storage("read", root):
+        marked = [root / path.stem for path in root.glob("*.unfinished")]
+    for path in {*marked, *(root / str(step) for step in all_steps(root))}:
+        if is_unfinished(path):
+            remove(path)
+        else:
+            end(path)
 
 
 def set_aside(path: epath.Path, reason: object, say: Say) -> None:
@@ -94,19 +110,12 @@ def recover(root: epath.Path, say: Say) -> None:
 
     Only for the process that writes to `root`.
     """
+    remove_unfinished(root)
     for step in all_steps(root):
-        path = root / str(step)
-        if is_unfinished(path) or not contents(path):  # a folder without a file is no loss
-            remove(path)
-            continue
-        end(path)
         try:
-            read_manifest(path)
+            read_manifest(root / str(step))
         except StorageError as error:
-            set_aside(path, error, say)
-    with storage("write", root):
-        for stray in root.glob("*.unfinished"):  # killed before there was a folder
-            stray.unlink()
+            set_aside(root / str(step), error, say)
 
 
 def contents(path: epath.Path) -> list[str]:

@@ -105,7 +105,7 @@ def latest_checkpoint(root: epath.Path, say: Say | None = None, set_aside: bool 
     """
     for step in reversed(protocol.all_steps(root)):
         path = root / str(step)
-        if protocol.is_unfinished(path) or not protocol.contents(path):
+        if protocol.is_unfinished(path):
             continue
         try:
             return open_checkpoint(path)
@@ -210,10 +210,11 @@ class Checkpoints:
             with contextlib.suppress(OSError):  # where it is said may be as full
                 self._say(str(failure))
             if self._primary and not committed:
-                with contextlib.suppress(StorageError):  # what stays is marked, and cleared at the next start
-                    protocol.remove(path)
+                with contextlib.suppress(StorageError):  # Orbax' threads may still write there; see below and `_release`
+                    protocol.clear(path)
             raise failure from caught
         if self._primary:
+            self._remove_unfinished()
             self._remove_old()
 
     def _commit(self, path: epath.Path, copied: Tree, content: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -258,6 +259,11 @@ class Checkpoints:
         if is_remote(self._root):
             return needed
         return f"{needed} and {shutil.disk_usage(self._root).free:,} are free"
+
+    def _remove_unfinished(self) -> None:
+        """What saves that failed have left; what cannot be removed stays marked, and `recover` tries again."""
+        with contextlib.suppress(StorageError):
+            protocol.remove_unfinished(self._root)
 
     def _remove_old(self) -> None:
         """Leaves steps whose manifest cannot be read to `recover`; that one cannot be removed does not fail a save."""
@@ -311,6 +317,8 @@ class Checkpoints:
         self._thread.shutdown()
         self._orbax.close()
         self._reader.close()
+        if self._primary:
+            self._remove_unfinished()
 
     def __enter__(self) -> Checkpoints:
         return self

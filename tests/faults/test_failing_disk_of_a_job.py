@@ -58,6 +58,7 @@ try:
         save(step)
 except StorageError as error:
     print("ended at", step, "by", error, flush=True)
+checkpoints.close()
 """
 
 
