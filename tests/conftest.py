@@ -50,3 +50,14 @@ def command(one_device_environment, tmp_path):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def squares_run(tmp_path_factory):
+    """The workdir of a network that tells the textures of `tests.squares` apart."""
+    from resflax.train import train_and_evaluate
+    from tests import squares
+
+    folder = tmp_path_factory.mktemp("squares")
+    assert train_and_evaluate(squares.config(folder), str(folder / "run"))["test_accuracy"] > 0.95
+    return str(folder / "run")

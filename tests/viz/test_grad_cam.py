@@ -8,7 +8,7 @@ from resflax.build import open_trained
 from resflax.errors import ConfigError
 from resflax.models.intermediates import intermediates, stages
 from resflax.viz.grad_cam import grad_cam, upsample
-from tests.viz import squares
+from tests import squares
 
 CLASSES = jnp.array([3, 0])
 
@@ -35,15 +35,21 @@ POOLED = {
 }
 
 
-QUICK = ("cifar_plain20", "cifar_preresnet164")
+@pytest.mark.parametrize("name", POOLED)
+def test_the_last_stage_is_the_one_that_is_pooled(name):
+    parts, last = POOLED[name]
+    model, images = resflax.create_model(name, 5).clone(**parts), jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    assert [*stages(model, variables, images)][-1] == last
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in POOLED])
+@pytest.mark.long
+@pytest.mark.parametrize("name", POOLED)
 def test_where_the_mean_of_the_last_stage_meets_a_dense_layer_it_is_the_class_activation_map(name):
     # Selvaraju et al. 2017, Sec. 3.1: alpha is then the dense layer's weight over the number of pixels (Zhou et al. 2016).
     parts, last = POOLED[name]
     model, variables, images = network(name, **parts)
-    assert list(stages(model, variables, images))[-1] == last
     _, found = jax.jit(lambda v: intermediates(model, v, images, [last, "pre_logits"]))(variables)
     activation = np.asarray(found[last])
     if "vgg" not in name:  # which pools by its maxima first

@@ -4,7 +4,9 @@ from flax import linen as nn
 
 from resflax.build import open_trained
 from resflax.viz.integrated_gradients import integrated_gradients
-from tests.viz import squares
+from tests import squares
+
+COUNT = 20
 
 
 class Square(nn.Module):
@@ -38,11 +40,11 @@ def test_what_cannot_add_up_is_reported_and_ends():
 
 def test_they_add_up_to_one_percent_and_lie_on_the_object(squares_run):
     trained = open_trained(squares_run)
-    images, labels, corners = squares.draw(60, seed=1)
+    images, labels, corners = squares.draw(COUNT, seed=1)
     normalised = trained.pipeline.preprocessing(jnp.asarray(images))
     found = integrated_gradients(trained.model, trained.variables, normalised, jnp.asarray(labels))
     ends = [trained.model.apply(trained.variables, one, train=False) for one in (normalised, jnp.zeros_like(normalised))]
-    difference = np.asarray(ends[0] - ends[1])[np.arange(60), labels]
+    difference = np.asarray(ends[0] - ends[1])[np.arange(COUNT), labels]
     np.testing.assert_allclose(np.asarray(found.values).sum(axis=(1, 2, 3)), difference, rtol=0.011)
     assert float(found.gap.max()) <= 0.01
     assert 16 <= found.steps <= 1024

@@ -24,13 +24,13 @@ RNG = np.random.default_rng(0)
 
 def pixels(figure):
     content = io.BytesIO()
-    figure.savefig(content, dpi=100)
+    figure.savefig(content, dpi=50)
     return np.asarray(Image.open(content).convert("L"))
 
 
 def is_drawn(figure):
     made = pixels(figure)
-    return made.std() > 5 and max(made.shape) <= 2000
+    return made.std() > 5 and max(made.shape) <= 1000
 
 
 def names(count):

@@ -12,7 +12,7 @@ from PIL import Image
 from resflax import predict
 from resflax.build import open_run
 from resflax.errors import ConfigError, InputError
-from tests.viz import squares
+from tests import squares
 
 COUNT = 6
 
