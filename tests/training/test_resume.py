@@ -26,6 +26,7 @@ class StopAt:
     """Runs single steps and, after step `at`, sends this process a signal, as a scheduler would."""
 
     max_steps = 1
+    host_seconds = 0.0
 
     def __init__(self, chunk, at, number=signal.SIGTERM):
         self.chunk, self.at, self.number = chunk, at, number
