@@ -106,7 +106,7 @@ def trainer(config, tmp_path, monkeypatch):
 
         run_chunk.max_steps, run_chunk.host_seconds = 1 if stop_at else faulty.chunk.max_steps, 0.0
         chosen = dataclasses.replace(config, non_finite=NonFiniteConfig(policy), **changes)
-        monkeypatch.setattr("resflax.build.build", lambda config: dataclasses.replace(faulty.run, config=chosen))
+        monkeypatch.setattr("resflax.build.build", lambda config, **_: dataclasses.replace(faulty.run, config=chosen))
         monkeypatch.setattr(Run, "lower_chunk", lambda self, state: lambda: run_chunk)
         monkeypatch.setattr(Run, "make_evaluate", lambda self: faulty.evaluate)
         monkeypatch.setattr(train, "draw", lambda *_: None)
