@@ -27,7 +27,8 @@ fi
 code=0
 "${command[@]}" || code=$?
 # 143: saved on SIGTERM, which --signal sends to the processes but not to this shell. scancel ends this shell too: no requeue.
-if ((code == 143)); then
+# 75: a process hung, failed or vanished, and the others ended for it; not for ever, since it may do so again.
+if ((code == 143 || (code == 75 && ${SLURM_RESTART_COUNT:-0} < 20))); then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

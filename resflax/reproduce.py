@@ -240,8 +240,11 @@ def take_in(name: str, ended: Ended, outcome: Outcome) -> None:
 def train(config: Config, workdir: epath.Path, experiment: ModuleType, deadline: float) -> dict[str, Any]:
     """One run to its end: its result, its curves and the measurements of its experiment; errors as `train_and_evaluate`."""
     from resflax.train import train_and_evaluate
+    from resflax.training.limits import DEFAULTS
+    from resflax.training.watchdog import Watchdog
 
-    result = train_and_evaluate(config, str(workdir), deadline)
+    with Watchdog(DEFAULTS):
+        result = train_and_evaluate(config, str(workdir), deadline)
     measurements = getattr(experiment, "MEASUREMENTS", {})
     measured = {name: measure(config, str(workdir)) for name, measure in measurements.items()}
     return {**result, "curves": read_curves(workdir, config.data.eval_split), **measured}

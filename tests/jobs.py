@@ -22,6 +22,14 @@ CONFIG = (
     "--config.eval_every_steps=5",
     "--config.optim.learning_rate=0.1",
 )
+# Compiles in a moment, which counts where a job is started again and again.
+SMALL = (
+    "--config.model.name=tutorial_cnn",
+    "--config.data.image_size=32",
+    "--config.data.batch_size=64",
+    "--config.log_every_steps=1",
+    "--config.eval_every_steps=5",
+)
 TRAIN = ("-m", "resflax.train")
 
 
@@ -31,18 +39,18 @@ def environment(devices):
     return {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
 
 
-def start(workdir, processes, devices, steps, *extra, program=TRAIN, folder=None):
+def start(workdir, processes, devices, steps, *extra, program=TRAIN, folder=None, config=CONFIG):
     """A job of `processes` processes with `devices` devices each; arguments in `extra` go to all.
 
     `program` holds the interpreter's arguments, those of `resflax.train` or of a program that takes the same flags.
-    Each process runs in `folder(index)`.
+    Each process runs in `folder(index)`, and `config` comes before `extra`.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     jobs = []
     for index in range(processes):
-        command = [sys.executable, *program, f"--workdir={workdir}", *CONFIG, *extra, f"--config.total_steps={steps}"]
+        command = [sys.executable, *program, f"--workdir={workdir}", *config, *extra, f"--config.total_steps={steps}"]
         if processes > 1:
             command += [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}", f"--process_id={index}"]
         jobs.append(
@@ -58,15 +66,24 @@ def start(workdir, processes, devices, steps, *extra, program=TRAIN, folder=None
     return jobs
 
 
-def finish(jobs, code=0, timeout=240):
+def kill(jobs):
+    """Ends what is still there."""
+    for job in jobs:
+        job.kill()
+
+
+def finish(jobs, code=0, timeout=600):
     """Waits for all; returns (stdout, stderr) of each, after checking that its exit code is `code`."""
-    outputs = [job.communicate(timeout=timeout) for job in jobs]
+    try:
+        outputs = [job.communicate(timeout=timeout) for job in jobs]
+    finally:
+        kill(jobs)
     for job, (_, errors) in zip(jobs, outputs, strict=True):
         assert job.returncode == code, errors
     return outputs
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=300):
     """Polls until `condition()` holds."""
     deadline = time.monotonic() + seconds
     while not condition():

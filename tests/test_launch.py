@@ -164,12 +164,16 @@ def test_slurm_has_a_task_for_each_gpu_and_time_to_save():
     assert not options.keys() & {"gpus-per-task", "gpu-bind"}
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 65, 130, 143])
-def test_slurm_requeues_what_was_terminated_after_saving(machine, code):
+@pytest.mark.parametrize(
+    ("code", "starts", "again"),
+    [*((code, 0, False) for code in (0, 1, 2, 65, 130)), (143, 0, True), (143, 99, True), (75, 19, True), (75, 20, False)],
+)
+def test_slurm_requeues_what_was_terminated_after_saving_and_some_times_what_hung(machine, code, starts, again):
     machine.add("srun", f"#!/bin/sh\nexit {code}\n")
-    done = machine.run("bash", str(LAUNCH / "slurm.sh"), *TINY, SLURM_JOB_ID="321", SLURM_CPUS_PER_TASK="4")
+    job = {"SLURM_JOB_ID": "321", "SLURM_CPUS_PER_TASK": "4"} | ({"SLURM_RESTART_COUNT": str(starts)} if starts else {})
+    done = machine.run("bash", str(LAUNCH / "slurm.sh"), *TINY, **job)
     assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
-    assert machine.log.read_text() == ("scontrol requeue 321\n" if code == 143 else "")
+    assert machine.log.read_text() == ("scontrol requeue 321\n" if again else "")
 
 
 def test_slurm_does_not_requeue_what_scancel_ends(machine):

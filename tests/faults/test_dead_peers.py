@@ -1,5 +1,6 @@
 """One of two processes is killed, fails or is slow: the other ends with 75 and names it, and both go on from one step."""
 
+import functools
 import random
 import re
 import signal
@@ -10,9 +11,11 @@ import pytest
 
 from resflax.files import Workdir, read_lines
 from resflax.training.checkpoints import committed_steps, open_checkpoint
+from tests import jobs as processes
 from tests.faults.test_hangs import SLACK, delays, end
-from tests.jobs import finish, losses, start, wait_for
+from tests.jobs import SMALL, finish, losses, wait_for
 
+start = functools.partial(processes.start, config=SMALL)
 KILLS, STEPS = 8, 600
 SETTINGS = ("--config.checkpoint.every_steps=3", "--config.eval_every_steps=0", "--config.log_every_steps=1")
 
@@ -68,19 +71,26 @@ def test_a_bad_file_on_one_host_ends_both(victim, tmp_path):
 
     rng = np.random.default_rng(0)
     folders = [tmp_path / "host0", tmp_path / "host1"]
-    images = rng.integers(0, 255, (64, 16, 16, 3)).astype(np.uint8)
+    images = rng.integers(0, 255, (64, 32, 32, 3)).astype(np.uint8)
     for folder in folders:
         for index, image in enumerate(images):
             path = folder / "photos" / ("test" if index % 4 == 0 else "train") / f"class{index % 2}" / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(path)
-    settings = ("--config.data.name=photos", "--config.data.image_size=16", "--config.data.batch_size=8")
-    jobs = start(tmp_path / "run", 2, 1, 100_000, *settings, "--config.data.input=host", folder=lambda index: folders[index])
+    jobs = start(
+        tmp_path / "run",
+        2,
+        1,
+        100_000,
+        "--config.data.name=photos",
+        "--config.data.input=host",
+        folder=lambda index: folders[index],
+    )
     wait_for((tmp_path / "run" / "metrics.jsonl").exists)
     for path in (folders[victim] / "photos" / "train").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:100])
     errors = [job.communicate(timeout=200)[1] for job in jobs]
-    assert [job.returncode for job in jobs] == ([65, 75] if victim == 0 else [75, 65]), errors
+    assert [job.returncode for job in jobs] == ([3, 75] if victim == 0 else [75, 3]), errors
     assert ".png" in errors[victim].splitlines()[-1]
     assert re.search(rf"^resflax: process {victim} on \S+ failed: .*\.png", errors[1 - victim], re.M)
     assert all("Traceback" not in text for text in errors)

@@ -1,5 +1,6 @@
 """A process that hangs ends with exit code 75 and says where; so do those that wait for it."""
 
+import functools
 import re
 import signal
 import time
@@ -8,8 +9,10 @@ import pytest
 
 from resflax.errors import ConfigError
 from resflax.training.limits import DEFAULTS, parse_limits
-from tests.jobs import finish, start, wait_for
+from tests import jobs as processes
+from tests.jobs import SMALL, finish, wait_for
 
+start = functools.partial(processes.start, config=SMALL)
 LIMIT = 10  # seconds
 SLACK = 20  # more, for a machine that is busy with other things; what it was is printed
 
@@ -95,7 +98,14 @@ def test_a_single_process_has_limits_too(tmp_path):
 
 @pytest.mark.faults
 def test_time_in_which_a_process_is_suspended_does_not_count(tmp_path):
-    (job,) = start(tmp_path / "run", 1, 1, 40, "--limits=read:8,step:8,compile:60,other:60", program=delays("read", 0, 3, 0.2))
+    (job,) = start(
+        tmp_path / "run",
+        1,
+        1,
+        40,
+        "--limits=read:8,step:8,compile:60,other:60",
+        program=delays("read", 0, 3, 0.2),
+    )
     wait_for((tmp_path / "run" / "metrics.jsonl").exists)
     job.send_signal(signal.SIGSTOP)
     time.sleep(12)
