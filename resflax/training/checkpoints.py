@@ -326,7 +326,7 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None or issubclass(kind, Interrupted):
             self.close()
-        else:
+        elif self._alone:  # of several processes one may be gone, and its part of a save would be waited for in vain
             self._release()
 
 

@@ -111,6 +111,7 @@ class Peers:
 
     def lost(self) -> str | None:
         """Which processes are not there any more, if any; takes a few seconds, for after an error that it may explain."""
+        time.sleep(2 * self._interval + 0.5)  # last words may still be on their way
         rounds, heard = self._rounds, dict(self._heard)
         time.sleep(4 * self._interval + 1)
         if self._rounds == rounds and not self.failed():

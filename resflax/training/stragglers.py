@@ -42,7 +42,4 @@ class Stragglers:
             return None
         self._named |= dict.fromkeys(due, now)
         each = ", ".join(f"process {index} {1e3 * host_seconds[index] / steps:.0f} ms" for index in due)
-        return (
-            f"slow hosts: to make the batch of a step takes {each}, where {1e3 * usual / steps:.0f} ms are usual and a step "
-            f"takes {1e3 * seconds / steps:.0f} ms"
-        )
+        return f"slow hosts: to make the batch of a step takes {each}, where {1e3 * usual / steps:.0f} ms are usual"

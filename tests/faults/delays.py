@@ -40,7 +40,7 @@ def delay(place, call, seconds):
 def main(argv):
     place, process, call, seconds, *arguments = argv
     if f"--process_id={process}" in arguments or not any(one.startswith("--process_id") for one in arguments):
-        cli.prepare_jax(float64=True)
+        cli.prepare_jax()
         delay(place, int(call), float(seconds))
     return train.main(arguments)
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from resflax.build import make_evaluate
+from resflax.data.arrays import ImageArrays
 from resflax.data.pipeline import ResidentPipeline
 from resflax.data.preprocess import Preprocessing
 from resflax.errors import DataError
@@ -33,8 +34,10 @@ def main():
     for batch in (2, 4, 6, 8):
         for count in range(18):
             batches.clear()
+            some = split(max(count, 1), seed=count)
+            arrays = ImageArrays(some.images[:count], some.labels[:count], some.class_names)
             preprocessing = Preprocessing((1, 1), np.zeros(1), np.ones(1))
-            pipeline = ResidentPipeline(preprocessing, batch, rows=local_rows(batch), arrays=split(count, seed=count))
+            pipeline = ResidentPipeline(preprocessing, batch, rows=local_rows(batch), arrays=arrays)
             try:
                 got = make_evaluate(ReadsLogits(128.0), pipeline, make_mesh(), CLASSES)({})
                 scores = [got.images_scored, got.loss, got.accuracy, got.top5_accuracy, got.confusion.tolist()]
