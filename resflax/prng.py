@@ -8,7 +8,7 @@ import jax
 
 from resflax.types import Array
 
-Stream = Literal["init", "augment", "dropout", "mixing"]
+Stream = Literal["init", "augment", "dropout", "mixing", "corruption"]
 
 
 def stream_key(seed: int | Array, stream: Stream) -> Array:

@@ -5,6 +5,7 @@ from resflax.build.outputs import Outputs, output_batches, split_outputs
 from resflax.build.parts import make_model, make_optimizer, make_schedule
 from resflax.build.restore import find_checkpoint, load, open_run, open_weights, restore_variables
 from resflax.build.run import Run, build, make_evaluate
+from resflax.build.shift import evaluate_shift
 from resflax.build.trained import Trained, open_trained
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Run",
     "Trained",
     "build",
+    "evaluate_shift",
     "evaluation_pipeline",
     "find_checkpoint",
     "load",

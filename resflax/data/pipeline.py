@@ -24,6 +24,7 @@ import numpy as np
 
 from resflax.data.arrays import ImageArrays
 from resflax.data.augment import make_augmentation, make_draws
+from resflax.data.corruptions import corrupt
 from resflax.data.order import evaluation_batches, training_batch
 from resflax.data.preprocess import Preprocessing
 from resflax.data.reading import Gather, Read
@@ -44,6 +45,7 @@ class _Settings:
     augment: tuple[str, ...] = ()  # on the device
     dtype: DType = jnp.float32
     rows: tuple[int, int] | None = field(default=None, kw_only=True)  # start and stop in a global batch; None: all
+    corruption: str | None = field(default=None, kw_only=True)  # of `corruptions`, of the severity `resident["severity"]`
 
     def finish(self, images: Array, labels: Array, batch: Batch, resident: Batch) -> dict[str, Array]:
         """`{image: float[B, H, W, C], label: int32[B], mask: bool[B], id: int32[B]}` from uint8[B, H', W', C].
@@ -51,6 +53,8 @@ class _Settings:
         The key of an example's augmentation depends on (seed, epoch, id) alone, so it is the same in any batch, on any
         device, after any restart.
         """
+        if self.corruption is not None:
+            images = corrupt(self.corruption, resident["seed"], batch["id"], images, resident["severity"])
         images = self.preprocessing(images, self.dtype)
         if self.augment:
             draws = make_draws(stream_key(resident["seed"], "augment"), batch["epoch"], batch["id"])
