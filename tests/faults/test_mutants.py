@@ -32,9 +32,9 @@ MUTANTS = [read(path) for path in sorted(FOLDER.glob("*.patch"))]
 
 
 def apply(mutant, folder, *options):
-    """Applies the patch to `folder`, which need not be a checkout."""
+    """Applies the patch to `folder`, no checkout; only the lines that it takes away must be there as they were."""
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)}
-    command = ["git", "apply", "-C1", *options, str(mutant.path)]
+    command = ["git", "apply", "-C0", *options, str(mutant.path)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, (
         f"tests/mutants/{mutant.path.name} no longer applies, since the code it breaks has changed: {done.stderr.strip()}. In "
