@@ -92,6 +92,7 @@ def evaluate_workdir(
         "accuracy": evaluation.accuracy,
         "top5_accuracy": evaluation.top5_accuracy,
         "loss": evaluation.loss,
+        "expected_calibration_error": evaluation.expected_calibration_error,
         "evaluation": describe_evaluation(config, trained.saved.metadata),
         **({"shift": shift, "mean_corruption_error": 1 - sum(every) / len(every)} if every else {}),
     }

@@ -351,6 +351,7 @@ def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any
         "test_accuracy": evaluation.accuracy,
         "test_top5_accuracy": evaluation.top5_accuracy,
         "test_loss": evaluation.loss,
+        "test_expected_calibration_error": evaluation.expected_calibration_error,
         "best_accuracy": progress.best_accuracy,  # over all evaluations of the run: never the result
         "best_step": progress.best_step,
         "steps": run.total_steps,

@@ -27,14 +27,16 @@ class Evaluation:
     top5_accuracy: float
     images_scored: int
     confusion: np.ndarray  # int32[K, K]: [label, prediction]
+    expected_calibration_error: float  # Guo et al. 2017, Eq. 3, with 15 bins
 
     def scalars(self, split: str) -> dict[str, float]:
-        """`{"test_loss": ..., "test_accuracy": ..., "test_top5_accuracy": ...}`."""
+        """`{"test_loss": ..., "test_accuracy": ..., "test_top5_accuracy": ..., "test_expected_calibration_error": ...}`."""
         name = split.partition("[")[0]
         return {
             f"{name}_loss": self.loss,
             f"{name}_accuracy": self.accuracy,
             f"{name}_top5_accuracy": self.top5_accuracy,
+            f"{name}_expected_calibration_error": self.expected_calibration_error,
         }
 
 
@@ -84,6 +86,8 @@ def evaluate(
         top5_accuracy=int(total.correct_top5) / count,
         images_scored=count,
         confusion=total.confusion,
+        # |accuracy - mean confidence| of a bin, weighed by its share of the examples
+        expected_calibration_error=float(np.sum(np.abs(total.bin_correct - total.bin_confidence.astype(np.float64))) / count),
     )
 
 

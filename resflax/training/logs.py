@@ -136,7 +136,7 @@ class Display:
         shown = [
             f"{name} {value * 100:.2f} %" if name.endswith("accuracy") else f"{name} {value:.4g}"
             for name, value in scalars.items()
-            if name not in ("gradient_norm",) and not name.endswith("top5_accuracy")
+            if name not in ("gradient_norm",) and not name.endswith(("top5_accuracy", "expected_calibration_error"))
         ]
         self.say(f"step {step}/{self._total}  " + "  ".join(shown))
 

@@ -288,7 +288,7 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
 
 def test_nor_are_statistics_that_became_so_at_the_end(stepwise, trainer, tmp_path, monkeypatch):
     """Even where the evaluation does not mind."""
-    scores = Evaluation(loss=1.0, accuracy=0.5, top5_accuracy=0.5, images_scored=21, confusion=np.zeros((5, 5), int))
+    scores = Evaluation(1.0, 0.5, 0.5, images_scored=21, confusion=np.zeros((5, 5), int), expected_calibration_error=0.0)
     monkeypatch.setattr(stepwise, "evaluate", lambda variables, through: scores)
     monkeypatch.setattr(Run, "reestimate", lambda self, params, through: {"stem_norm": {"mean": jnp.full(4, jnp.nan)}})
     with pytest.raises(DataError, match="at step 12 ema/batch_stats/stem_norm/mean is not"):
