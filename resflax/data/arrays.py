@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from resflax.data.folders import ImageFiles
     from resflax.data.tfds_source import TfdsImages
 
+_MOST_CLASSES = 2**20  # of a file that does not name them
+
 
 @dataclass(frozen=True)
 class ImageArrays:
@@ -97,6 +99,13 @@ def load_npz(path: Path, split: str) -> ImageArrays:
         raise DataError(f"{path} must be an .npz of plain arrays, but {error}; write it with numpy.savez") from error
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"{path}: labels must be integers, got {labels.dtype}")
+    most = _MOST_CLASSES if names is None else len(names)
+    wrong = np.flatnonzero((labels < 0) | (labels >= most))  # before they become 32 bits, in which 2 ** 32 would be 0
+    if wrong.size:
+        raise DataError(
+            f"{path}: labels must lie in 0..{most - 1}, got {labels.flat[wrong[0]]} at example {wrong[0]} "
+            f"({wrong.size} in all); correct the labels or the class names"
+        )
     if names is None:
         names = [str(index) for index in range(int(labels.max()) + 1 if len(labels) else 0)]
     if images.ndim == 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -134,7 +135,8 @@ def find_images(arguments: list[str]) -> list[Path]:
         if os.path.isdir(argument):
             inside = sorted(one for one in Path(argument).rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
         elif glob.has_magic(argument) and not os.path.lexists(argument):
-            inside = sorted(Path(one) for one in glob.glob(argument, recursive=True) if os.path.isfile(one))
+            pattern = re.sub(r"(\*\*/)+", "**/", argument)  # the same, and else it takes a power of their number
+            inside = sorted(Path(one) for one in glob.glob(pattern, recursive=True) if os.path.isfile(one))
         else:
             found.append(Path(argument))
             continue

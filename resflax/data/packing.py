@@ -117,9 +117,9 @@ def _shrunk(path: Path, shorter_side: int) -> bytes:
 
 
 def _check_names(splits: dict[str, ImageFiles], name: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in tfds_source.known_names():
+    if not re.fullmatch(r"[a-z][a-z0-9_]{,99}", name) or name in tfds_source.known_names():
         raise ConfigError(
-            "--name must be lower-case letters, digits and underscores, and not the name of a tfds data set, "
+            "--name must be at most 100 lower-case letters, digits and underscores, and not the name of a tfds data set, "
             f"got {name!r}; choose another"
         )
     for split in splits:

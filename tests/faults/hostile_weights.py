@@ -1,13 +1,16 @@
 """Files that are given out for weights, each made to run code, to fill the memory, or to take for ever."""
 
+import functools
 import io
 import json
 import os
 import pickle
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
+from pathlib import Path
 
 import h5py
 import joblib
@@ -16,6 +19,7 @@ import numpy as np
 from flax import serialization
 from safetensors.numpy import save
 
+from resflax.weights.safetensors import write_weights
 from tests.weights import random_network
 from tests.weights.test_torch_reader import call, dictionary, integer, program, tensor, text, write_legacy, write_zip
 
@@ -134,32 +138,29 @@ def overlapping_zip():
     return whole[:end] + entries + end_of_zip(1001, end - directory + len(entries), directory)
 
 
-def weight_file(**changes):
-    """A weight file of a real network with other metadata."""
+@functools.cache
+def network_file():
+    """The weight file of a real network: its header, and its numbers."""
     _, variables, metadata = random_network("cifar_resnet8", 8, width=4)
     reading = {"source_shape": [8, 8, 3], "crop": "none", "crop_ratio": 1.0, "interpolation": "bilinear"}
-    from resflax.weights.safetensors import write_weights
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x"
+        write_weights(path, variables, {**metadata, **reading})
+        content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    return content[8 : 8 + size], content[8 + size :]
 
-    def write(file):
-        import tempfile
-        from pathlib import Path
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "x"
-            write_weights(path, variables, {**metadata, **reading})
-            content = path.read_bytes()
-        size = int.from_bytes(content[:8], "little")
-        header = json.loads(content[8 : 8 + size])
-        described = json.loads(header["__metadata__"]["resflax"])
-        for key, value in changes.items():
-            target = described["preprocessing"] if key in described["preprocessing"] else described
-            target[key] = value
-        header["__metadata__"]["resflax"] = json.dumps(described)
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        file.write(safetensors_of(text, content[8 + size :]))
-
-    return saved(write)
+def weight_file(**changes):
+    """That file with other metadata."""
+    text, numbers = network_file()
+    header = json.loads(text)
+    described = json.loads(header["__metadata__"]["resflax"])
+    for key, value in changes.items():
+        (described["preprocessing"] if key in described["preprocessing"] else described)[key] = value
+    header["__metadata__"]["resflax"] = json.dumps(described)
+    text = json.dumps(header).encode()
+    return safetensors_of(text + b" " * (-len(text) % 8), numbers)
 
 
 def make_all(folder, canary):
