@@ -119,7 +119,7 @@ def _shrunk(path: Path, shorter_side: int) -> bytes:
 def _check_names(splits: dict[str, ImageFiles], name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]{,99}", name) or name in tfds_source.known_names():
         raise ConfigError(
-            "--name must be at most 100 lower-case letters, digits and underscores, and not the name of a tfds data set, "
+            "--name must be lower-case letters, digits and underscores, at most 100, and not the name of a tfds data set, "
             f"got {name!r}; choose another"
         )
     for split in splits:
