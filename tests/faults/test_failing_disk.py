@@ -266,7 +266,7 @@ class Limited:
 def trainer(compiled, monkeypatch):
     """`trainer(config, workdir, first, last, stop_at)`: the real trainer; the disk takes large files but for those steps."""
     run, chunk, evaluate = compiled
-    monkeypatch.setattr("resflax.build.build", lambda config: dataclasses.replace(run, config=config))
+    monkeypatch.setattr("resflax.build.build", lambda config, **_: dataclasses.replace(run, config=config))
     monkeypatch.setattr(Run, "make_evaluate", lambda self: evaluate)
     monkeypatch.setattr(train, "draw", lambda *_: None)
 
@@ -280,7 +280,7 @@ def trainer(compiled, monkeypatch):
 
     def go(config, workdir, first=0, last=0, stop_at=None):
         wrapped = Limited(chunk, first, last, stop_at)
-        monkeypatch.setattr(Run, "lower_chunk", lambda self, state: lambda: wrapped)
+        monkeypatch.setattr(Run, "lower_chunk", lambda self, *_, **options: lambda: wrapped)
         with file_size_limit(resource.getrlimit(resource.RLIMIT_FSIZE)[1]):  # restored at the end
             return train.train_and_evaluate(config, str(workdir))
 

@@ -16,7 +16,7 @@ from resflax.build import build
 from resflax.config import to_dict
 from resflax.errors import ConfigError, DataError, StorageError, TemporaryError
 from resflax.files import Workdir
-from resflax.train import choose_checkpoint, train_and_evaluate
+from resflax.train import check_checkpoint, choose_checkpoint, train_and_evaluate
 from resflax.training import lock
 from resflax.training.checkpoints import Checkpoints, latest_checkpoint
 from tests import micro
@@ -96,6 +96,13 @@ def state(run):
     return run.initial_state()
 
 
+def choose(files, run):
+    """What a trainer goes on from, if it may."""
+    saved = choose_checkpoint(files)
+    check_checkpoint(files, saved, run)
+    return saved
+
+
 def save(files, run, state, steps, **metadata):
     checkpoints = Checkpoints(files.checkpoints, keep_last=len(steps))
     for step in steps:
@@ -131,19 +138,19 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name(name, run, cop
     section, changes, keys, arrays = FOREIGN[name]
     other = build(changed(run.config, section, **changes), jax.devices()[:1])
     with pytest.raises(ConfigError) as caught:
-        choose_checkpoint(copied_in, other)
+        choose(copied_in, other)
     message = str(caught.value)
     assert f"checkpoint {copied_in.checkpoints / '8'} belongs to a run with another configuration (" in message
     assert keys in message
     assert arrays in message
-    assert choose_checkpoint(copied_in, run).step == 8
+    assert choose(copied_in, run).step == 8
 
 
 def test_a_checkpoint_beyond_the_end_is_refused(run, state, tmp_path):
     files = Workdir(tmp_path)
     save(files, run, state, (8, 48))
     with pytest.raises(ConfigError, match=r"checkpoint .*/48 lies beyond the 40 steps of this run; remove it, or name"):
-        choose_checkpoint(files, run)
+        choose(files, run)
     assert (tmp_path / "checkpoints" / "48").exists()  # it may be somebody's
 
 
@@ -151,7 +158,7 @@ def test_a_checkpoint_of_other_data_is_refused(run, state, tmp_path):
     files = Workdir(tmp_path)
     save(files, run, state, (8,), dataset_fingerprint="0-0")
     with pytest.raises(DataError, match=r"their fingerprint is .* and was 0-0"):
-        choose_checkpoint(files, run)
+        choose(files, run)
 
 
 def test_a_checkpoint_that_lost_its_arrays_to_another_ones_tree_is_refused(run, state, tmp_path):
@@ -159,7 +166,7 @@ def test_a_checkpoint_that_lost_its_arrays_to_another_ones_tree_is_refused(run, 
     files = Workdir(tmp_path)
     save(files, run, state.replace(batch_stats={}), (8,))
     with pytest.raises(StorageError, match=r"does not fit this model and optimizer: batch_stats/.* is missing"):
-        choose_checkpoint(files, run).restore(run.abstract_state())
+        choose(files, run).restore(run.abstract_state())
 
 
 def test_another_configuration_or_a_spoilt_one_is_refused(run, tmp_path):
