@@ -17,7 +17,7 @@ PARTS = {"models", "data", "optim"}
 MACHINERY = {"training", "results", "viz", "bench", "weights"}
 ENTRY_POINTS = {
     "resflax", "cli", "train", "evaluate", "predict", "prepare", "summary", "visualize", "export", "convert", "benchmark",
-    "reproduce", "report",
+    "reproduce", "report", "probe",
 }  # fmt: skip
 
 # What a unit may import, beside itself. A unit is a module or folder right under resflax/; "resflax" is the package's own file.
@@ -187,6 +187,7 @@ def test_heavy_packages_stay_where_they_belong(packages, allowed):
         "summary",
         "convert",
         "export",
+        "probe",
         "visualize",
     ],
 )

@@ -38,7 +38,7 @@ def output_batches(trained: Trained) -> Iterator[Outputs]:
     Raises `DataError` where a logit is not finite.
     """
     config, model, pipeline, mesh = trained.config, trained.model, trained.pipeline, trained.mesh
-    num_classes = len(trained.images.class_names)
+    num_classes = len(trained.saved.metadata["class_names"])  # of the network; the data may be others
     everywhere = sharding.replicated(mesh)
     resident = sharding.put(pipeline.resident, everywhere)
 

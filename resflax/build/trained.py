@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +11,10 @@ from flax import linen as nn
 from resflax.build.inputs import Split, evaluation_pipeline, open_split, without_unreadable
 from resflax.build.restore import find_checkpoint, restore_variables
 from resflax.config import Config
+from resflax.data.arrays import ImageArrays
 from resflax.data.pipeline import Pipeline
 from resflax.data.preprocess import Preprocessing
-from resflax.errors import DataError
+from resflax.errors import ConfigError, DataError
 from resflax.training import sharding
 from resflax.training.checkpoints import Saved
 from resflax.types import Variables
@@ -31,25 +33,41 @@ class Trained(NamedTuple):
     mesh: jax.sharding.Mesh
 
 
-def open_trained(workdir: str, split: str | None = None, step: int | None = None, say: Any = None) -> Trained:
-    """Restores a checkpoint of a workdir and opens a split of the run's data set for it.
+def open_trained(
+    workdir: str,
+    split: str | None = None,
+    step: int | None = None,
+    say: Any = None,
+    other: tuple[str, str | None] | None = None,
+) -> Trained:
+    """Restores a checkpoint of a workdir and opens a split of a data set for it.
 
     Args:
       workdir: of a training run.
-      split: of the run's data set; None: its evaluation split.
+      split: of the data set; None: the run's evaluation split.
       step: of the checkpoint; None: the newest that is intact.
       say: is told which checkpoints are damaged.
+      other: `data.name` and `data.data_dir` of a data set of any classes; None: that of the run.
 
     Raises:
-      ConfigError: there is no such split.
+      ConfigError: there is no such split, or another data set has images of another kind.
       DataError: the data set's classes are not those of the run.
       StorageError: there is no such checkpoint, or it is damaged.
     """
     saved = find_checkpoint(workdir, step, say)
     config, model, variables = restore_variables(saved)
     split = split or config.data.eval_split
+    preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
+    if other is not None:
+        config = with_data(config, other, preprocessing.image_size[0])
     images = open_split(config, split)
-    if list(images.class_names) != saved.metadata["class_names"]:
+    channels = images.images.shape[-1] if isinstance(images, ImageArrays) else images.channels
+    if channels != len(preprocessing.std):
+        raise ConfigError(
+            f"images for {workdir} must have {len(preprocessing.std)} channels, but those of {config.data.name} have "
+            f"{channels}; name another data set"
+        )
+    if other is None and list(images.class_names) != saved.metadata["class_names"]:
         raise DataError(
             f"the classes of {config.data.name} must be those the network was trained on, got {list(images.class_names)[:5]} "
             f"for {saved.metadata['class_names'][:5]}; restore the data set"
@@ -57,6 +75,13 @@ def open_trained(workdir: str, split: str | None = None, step: int | None = None
     if config.data.unreadable == "skip":
         images = without_unreadable(config, images, {})
     mesh = sharding.make_mesh()
-    pipeline = evaluation_pipeline(config, images, Preprocessing.from_dict(saved.metadata["preprocessing"]), mesh)
+    pipeline = evaluation_pipeline(config, images, preprocessing, mesh)
     variables = sharding.put(variables, sharding.replicated(mesh))  # they were read onto the first device
     return Trained(saved, config, model, variables, split, images, pipeline, mesh)
+
+
+def with_data(config: Config, other: tuple[str, str | None], image_size: int) -> Config:
+    """The configuration with the name and folder of another data set, whose images are brought to the network's size."""
+    name, data_dir = other
+    data = dataclasses.replace(config.data, name=name, data_dir=data_dir, image_size=image_size, augment=())
+    return dataclasses.replace(config, data=data)

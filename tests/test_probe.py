@@ -1,0 +1,91 @@
+"""python -m resflax.probe: features, and what is classified by them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import resflax
+from resflax import probe, train
+from resflax.errors import ConfigError
+from resflax.training import sharding
+from tests import micro
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("probe")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *_: None)
+        make_mesh = sharding.make_mesh
+        patch.setattr(sharding, "make_mesh", lambda devices=None: make_mesh(devices or jax.devices()[:1]))
+        train.train_and_evaluate(micro.config(micro.write_npz(folder)), str(folder / "run"))
+        yield folder / "run"
+
+
+def run(capsys, *arguments):
+    assert probe.main([str(argument) for argument in arguments]) == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def by_hand(known, labels, asked, neighbours, temperature):
+    """Nearest neighbours one example after another."""
+    answers = []
+    for one in asked:
+        cosines = known @ one / (np.linalg.norm(known, axis=1) * np.linalg.norm(one))
+        nearest = np.argsort(-cosines)[:neighbours]
+        votes = np.bincount(labels[nearest], np.exp(cosines[nearest] / temperature), minlength=labels.max() + 1)
+        answers.append(votes.argmax())
+    return np.array(answers)
+
+
+def test_features_make_the_logits_and_neighbours_vote(workdir, capsys, tmp_path):
+    result = run(capsys, f"--workdir={workdir}", "--neighbours=7", "--temperature=0.1", f"--output={tmp_path}/features.npz")
+    assert (result["images_learned_from"], result["images_scored"], result["features"]) == (60, 21, 16)
+    saved = np.load(tmp_path / "features.npz")
+    data = np.load(workdir.parent / "micro.npz")
+    np.testing.assert_array_equal(saved["train_labels"], data["train_labels"])
+    np.testing.assert_array_equal(saved["test_ids"], np.arange(21))
+    model, variables, metadata = resflax.load(str(workdir))
+    from resflax.data.preprocess import Preprocessing
+
+    logits = model.apply(variables, Preprocessing.from_dict(metadata["preprocessing"])(data["test_images"]), train=False)
+    dense = variables["params"]["head"]["dense"]
+    np.testing.assert_allclose(saved["test_features"] @ dense["kernel"] + dense["bias"], logits, atol=1e-4)
+    expected = by_hand(saved["train_features"], saved["train_labels"], saved["test_features"], 7, 0.1)
+    assert result["neighbour_accuracy"] == np.mean(expected == saved["test_labels"])
+    assert result["linear_accuracy"] > 0.5  # of five classes
+
+
+def test_another_data_set_may_have_other_classes_and_another_size(workdir, capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = (rng.integers(0, 60, (40, 12, 12, 3)) + 150 * labels[:, None, None, None]).astype(np.uint8)
+    np.savez(
+        tmp_path / "other.npz",
+        train_images=images[:30], train_labels=labels[:30], test_images=images[30:], test_labels=labels[30:],
+    )  # fmt: skip
+    result = run(capsys, f"--workdir={workdir}", f"--data={tmp_path}/other.npz")
+    assert (result["images_learned_from"], result["images_scored"], result["neighbours"]) == (30, 10, 20)
+    assert result["linear_accuracy"] == 1.0
+    np.savez(
+        tmp_path / "grey.npz",
+        **{f"{s}_{k}": v for s in ("train", "test") for k, v in (("images", images[..., 0]), ("labels", labels))},
+    )
+    with pytest.raises(ConfigError, match=r"must have 3 channels, but those of .* have 1"):
+        probe.main([f"--workdir={workdir}", f"--data={tmp_path}/grey.npz"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--neighbours=0"], "--neighbours must be at least 1, got 0"),
+        (["--temperature=0"], "--temperature must be above 0, got 0"),
+        (["--temperature=nan"], "--temperature must be above 0, got nan"),
+        (["--data_dir=x"], "--data_dir needs --data"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments, says):
+    with pytest.raises(ConfigError, match=says):
+        probe.main(["--workdir=nowhere", *arguments])
