@@ -283,6 +283,8 @@ def test_another_tree_is_refused_before_an_array_is_read(name, tmp_path, monkeyp
 
     monkeypatch.setattr(checkpoints.ocp, "StandardCheckpointer", read)
     tree, message = TREES[name]
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "arrays").write_bytes(bytes(1000))
     saved = Saved(epath.Path(tmp_path / "1"), 1, signature(FULL), None, {}, {})
     with pytest.raises(StorageError) as caught:
         saved.restore(abstract(tree))
