@@ -16,7 +16,7 @@ from typing import Any
 
 _KEY = "resflax/processes/"
 _INTERVAL = 0.5  # seconds between two entries of a process, in jobs of up to 64
-GRACE = 3.0  # seconds in which a process may meet the error of another by itself, and so end with its own exit code
+GRACE = 2.0  # seconds in which a process may meet the error of another by itself, and so end with its own exit code
 
 
 @dataclass
@@ -133,11 +133,15 @@ class Peers:
         """Tells the others why the job cannot go on; returns when they can know."""
         self._own.failed = why
         self._until_told()
-        if self._index == 0:  # with the entries in it, so that it stays until all have read them and are gone
+        if self._index == 0:  # with the entries in it, so that it stays until all that live have read them and are gone
             limit = time.monotonic() + GRACE + 4 * self._interval + 1
-            while time.monotonic() < limit and not all(one.failed or one.finished for one in self._entries.values()):
+            while time.monotonic() < limit and any(map(self._lives, self._entries)):
                 time.sleep(self._interval / 4)
-            time.sleep(4 * self._interval)
+            time.sleep(2 * self._interval)
+
+    def _lives(self, index: int) -> bool:
+        entry = self._entries[index]
+        return not (entry.failed or entry.finished) and self._clock() - self._heard[index] < 4 * self._interval + 1
 
     def finish(self) -> None:
         """Tells the others that nothing can fail here any more, and returns when that holds for all."""
