@@ -1,15 +1,16 @@
-"""python -m resflax.report: the tables and figures of a folder of records, paper against ours."""
+"""python -m resflax.report: the tables and figures of a folder of records, paper against ours; or the page of runs."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resflax.cli import Parser, run
+from resflax.cli import Parser, prepare_jax, run
 from resflax.config import load_config, to_dict
 from resflax.config.files import load_experiment
 from resflax.config.serial import changed_keys
@@ -34,10 +35,61 @@ _FREE = (
 def main(argv: Sequence[str]) -> int:
     """The command; the last line of stdout is a JSON object. Returns the exit code."""
     parser = Parser(prog="python -m resflax.report", description=__doc__)
-    parser.add_argument("results", nargs="?", default="experiments/results", metavar="FOLDER", help="of records")
+    parser.add_argument(
+        "folders", nargs="*", default=["experiments/results"], metavar="FOLDER", help="of records, or workdirs of runs"
+    )
+    parser.add_argument(
+        "--output", metavar="FILE.html", help="the page of runs; default: report.html in the workdir, or beside several"
+    )
     arguments = parser.parse_args(argv)
-    print(json.dumps({"written": [str(path) for path in report(Path(arguments.results))]}))
+    folders = arguments.folders
+    if len(folders) > 1 or arguments.output or is_workdir(folders[0]):
+        written = [report_runs(folders, arguments.output)]
+    else:
+        written = [str(path) for path in report(Path(folders[0]))]
+    print(json.dumps({"written": written}))
     return 0
+
+
+def is_workdir(folder: str) -> bool:
+    """Whether a folder is that of a run, by its configuration."""
+    from etils import epath
+
+    from resflax.files import Workdir
+
+    return Workdir(epath.Path(folder)).config.exists()
+
+
+def report_runs(workdirs: Sequence[str], output: str | None = None) -> str:
+    """Writes one HTML page of a run, or one that compares several; returns its path.
+
+    Args:
+      workdirs: of training runs, finished or not.
+      output: the file; None: `report.html` in the workdir, or of several in the folder of the first.
+
+    Raises:
+      InputError: a folder is not that of a run.
+      ConfigError, StorageError: a file of a run is not what it must be, or the page cannot be written.
+    """
+    from etils import epath
+
+    from resflax.files import write_bytes
+
+    workdirs = list(dict.fromkeys(workdirs))
+    for workdir in workdirs:
+        if not is_workdir(workdir):
+            raise InputError(f"{workdir} must be the workdir of a run, but has no config.json; give a folder of records alone")
+    prepare_jax()
+    from resflax.build.page import comparison_page, run_page
+
+    first = epath.Path(workdirs[0])
+    if len(workdirs) == 1:
+        page, folder = run_page(workdirs[0], lambda text: print(text, file=sys.stderr)), first
+    else:
+        page, folder = comparison_page(workdirs), first.parent
+    path = epath.Path(output) if output else folder / "report.html"
+    write_bytes(path, page)
+    return str(path)
 
 
 def report(folder: Path) -> list[Path]:

@@ -154,25 +154,28 @@ class Pictures:
         """Accuracy by confidence."""
         return plot_reliability(*calibration(self.probabilities, self.outputs.labels), self.counted)
 
-    def draw_mistakes(self) -> Any:
-        """The examples of the greatest loss, with Grad-CAM of what they were taken for."""
-        chosen = self.hardest[:MISTAKES]
+    def mistakes(self, chosen: np.ndarray) -> list[Mistake]:
+        """What was said of some examples, int[B], and where in them it was seen."""
         images, pixels = self.images(self.outputs.ids[chosen])
         heats = self.heat(images, self.predictions[chosen])
-        rows = [
+        return [
             Mistake(
                 pixels[row],
                 heats[row],
-                shorten_path(self.example_name(int(index))),
+                self.example_name(int(index)),
                 self.names[self.outputs.labels[index]],
                 self.names[self.predictions[index]],
                 float(self.probabilities[index, self.predictions[index]]),
             )
             for row, index in enumerate(chosen)
         ]
+
+    def draw_mistakes(self) -> Any:
+        """The examples of the greatest loss, with Grad-CAM of what they were taken for."""
+        rows = self.mistakes(self.hardest[:MISTAKES])
         wrong = int((self.predictions != self.outputs.labels).sum())
         return plot_mistakes(
-            rows, f"{self.counted}, {wrong:,} wrong; the {len(chosen)} of greatest loss, Grad-CAM at {self.stage}"
+            rows, f"{self.counted}, {wrong:,} wrong; the {len(rows)} of greatest loss, Grad-CAM at {self.stage}"
         )
 
     def draw_attribution(self) -> Any:

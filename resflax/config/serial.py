@@ -73,8 +73,13 @@ def _canonical(value: Any) -> Any:
 
 def changed_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """`["config.optim.learning_rate: 0.1 -> 0.2", ...]` between two `to_dict` results; an absent key has its default."""
+    return [f"config.{key}: {before} -> {after}" for key, before, after in changes(one, other)]
+
+
+def changes(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """`[("optim.learning_rate", 0.1, 0.2), ...]`, see `changed_keys`."""
     defaults = to_dict(Config())
-    return _changes(_completed(defaults, one), _completed(defaults, other), "config.")
+    return _changes(_completed(defaults, one), _completed(defaults, other), "")
 
 
 def _completed(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -84,12 +89,12 @@ def _completed(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, An
     return {**both, **{name: _completed(defaults[name], both[name]) for name in nested}}
 
 
-def _changes(one: dict[str, Any], other: dict[str, Any], prefix: str) -> list[str]:
-    changes = []
+def _changes(one: dict[str, Any], other: dict[str, Any], prefix: str) -> list[tuple[str, Any, Any]]:
+    found = []
     for name in sorted(one.keys() | other.keys()):
         before, after = one.get(name), other.get(name)
         if isinstance(before, dict) and isinstance(after, dict):
-            changes += _changes(before, after, f"{prefix}{name}.")
+            found += _changes(before, after, f"{prefix}{name}.")
         elif before != after:
-            changes.append(f"{prefix}{name}: {before} -> {after}")
-    return changes
+            found.append((f"{prefix}{name}", before, after))
+    return found

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from resflax.viz.style import ORANGE, overlay, shorten, show
+from resflax.viz.style import ORANGE, overlay, shorten, shorten_path, show
 
 COLUMNS = 4
 
@@ -39,5 +39,5 @@ def plot_mistakes(mistakes: Sequence[Mistake], title: str) -> Figure:
         verb = "taken for" if wrong else "known as"
         text = f"{shorten(one.label)}\n{verb} {shorten(one.prediction)}, {100 * one.probability:.0f} %"
         cell.suptitle(text, fontsize=9, color=ORANGE if wrong else "black")
-        left.set_xlabel(one.name, fontsize=7, color="0.45")
+        left.set_xlabel(shorten_path(one.name), fontsize=7, color="0.45")
     return figure

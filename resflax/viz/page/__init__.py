@@ -1,0 +1,1 @@
+"""Arrays and records in, one HTML page out that needs nothing beside itself: no network, no other file."""
