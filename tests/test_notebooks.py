@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import re
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -121,15 +122,51 @@ def execute(one_device_environment, tmp_path):
     return run
 
 
+def said(notebook):
+    """What the cells printed."""
+    return "".join(output.text for cell in cells(notebook, "code") for output in cell.outputs if "text" in output)
+
+
+@pytest.fixture
+def quick(execute):
+    """Runs `colab/NAME.ipynb` in quick mode, from the first cell to the last."""
+
+    def run(name):
+        notebook = execute(ROOT / "colab" / f"{name}.ipynb", QUICK)
+        assert all(cell.execution_count for cell in cells(notebook, "code"))
+        return notebook
+
+    return run
+
+
+def test_each_notebook_has_a_test_that_runs_it():
+    assert {path.stem for path in PATHS} == set(re.findall(r'quick\("(\w+)"\)', Path(__file__).read_text()))
+
+
 @pytest.mark.long
-@each_notebook
-def test_notebook_runs_in_quick_mode(path, execute):
-    notebook = execute(path, QUICK)
-    assert all(cell.execution_count for cell in cells(notebook, "code"))
+def test_reproduce_he2015(quick):
+    notebook = quick("reproduce_he2015")
     (table,) = outputs(notebook, "text/markdown")
     errors = dict(re.findall(r"^\| (\w+) \| - \| ([\d.]+) \(1\) \|", table, re.MULTILINE))
     assert errors.keys() == {"plain20_782", "resnet20_782"}
     assert "digits" in table or "total_steps" in table  # what was run is not the row, and it says so
     assert len(outputs(notebook, "image/png")) == 3  # curves, confusion, predictions
-    said = "".join(output.text for cell in cells(notebook, "code") for output in cell.outputs if "text" in output)
-    assert f"error {errors['resnet20_782']} % on 360 images" in said  # the saved weights score what the table says
+    assert f"error {errors['resnet20_782']} % on 360 images" in said(notebook)  # the saved weights score what the table says
+
+
+@pytest.mark.long
+def test_quickstart(quick):
+    notebook = quick("quickstart")
+    assert re.search(r"test accuracy after the last step: [\d.]+ % of 360 images", said(notebook))
+    assert len(outputs(notebook, "image/png")) == 4  # curves, confusion, mistakes, predictions
+
+
+@pytest.mark.long
+def test_tpu_mesh(quick):
+    notebook = quick("tpu_mesh")
+    shown = said(notebook)
+    assert "all-reduce: 1\nall-gather: 0\nall-to-all: 0\ncollective-permute: 0\n" in shown
+    assert "one must divide the other" in shown
+    devices, groups = (float(re.search(rf"{what}: ([\d.e-]+)", shown)[1]) for what in (r"in 5 steps", "groups of 8 and of 64"))
+    assert devices < 1e-4 < 1e-2 < groups
+    assert len(outputs(notebook, "image/png")) == 2

@@ -14,6 +14,7 @@ import numpy as np
 from resflax.bench.forward import initial_variables
 from resflax.bench.timing import Clock, seconds_of
 from resflax.bench.workload import Workload
+from resflax.data.preprocess import Preprocessing
 from resflax.data.reading import file_reader
 from resflax.errors import DataError
 from resflax.models.zoo import create_model
@@ -83,12 +84,13 @@ def random_classifier(model: str) -> tuple[Read, Probabilities]:
     """`(read, probabilities)` of a network of the zoo with random weights; it sees the middle of each image."""
     workload = Workload(model, 1)
     height, width, channels = workload.image_shape
+    prepare = Preprocessing((height, width), mean=np.full(channels, 0.5), std=np.full(channels, 0.5))
     reading = {"source_shape": workload.image_shape, "crop": "center", "crop_ratio": 0.875, "interpolation": "bilinear"}
     network = create_model(model, workload.num_classes)
     variables = initial_variables(network, jnp.zeros((1, height, width, channels)))
 
     def probabilities(images: Array) -> Array:
-        logits: Any = network.apply(variables, images.astype(jnp.float32) / 127.5 - 1, train=False)
+        logits: Any = network.apply(variables, prepare(images), train=False)
         return jax.nn.softmax(logits)
 
-    return file_reader({**reading, "preprocessing": {"image_size": (height, width)}}), probabilities
+    return file_reader({**reading, "preprocessing": prepare.to_dict()}), probabilities
