@@ -82,12 +82,10 @@ def _drawn(line: Line, logarithmic: bool) -> Line:
 
 
 def _polyline(line: Line, points: Sequence[tuple[float, float]]) -> Element:
-    if len(points) == 1:  # a line of no length would not be seen
-        points = [(points[0][0] - 2, points[0][1]), (points[0][0] + 2, points[0][1])]
     return element(
         "polyline",
-        points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points),
-        class_=_style(line, "line"),
+        points=" ".join(f"{x:.1f},{y:.1f}" for x, y in (points if len(points) > 1 else 2 * points)),
+        class_=_style(line, "line" if len(points) > 1 else "line point"),
         data_steps=" ".join(map(str, line.steps)),
         data_values=" ".join(map(_text, line.values)),
     )

@@ -43,7 +43,7 @@ def provenance(record: Record) -> Element:
 def comparison(names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> Element:
     """A row a run, a column each thing that differs: `{column: its values}`."""
     body = [[name, *(_text(values[index]) for values in rows.values())] for index, name in enumerate(names)]
-    return table(("run", *rows), body, "The runs")
+    return table(("run", *rows), body, "What came out, and in which keys the configurations differ")
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
