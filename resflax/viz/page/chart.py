@@ -81,10 +81,10 @@ def _drawn(line: Line, logarithmic: bool) -> Line:
     return line._replace(steps=[step for step, _ in kept], values=[value for _, value in kept])
 
 
-def _polyline(line: Line, points: Sequence[tuple[float, float]]) -> Element:
+def _polyline(line: Line, points: list[tuple[float, float]]) -> Element:
     return element(
         "polyline",
-        points=" ".join(f"{x:.1f},{y:.1f}" for x, y in (points if len(points) > 1 else 2 * points)),
+        points=" ".join(f"{x:.1f},{y:.1f}" for x, y in (points if len(points) > 1 else 2 * points)),  # a dot is a line too
         class_=_style(line, "line" if len(points) > 1 else "line point"),
         data_steps=" ".join(map(str, line.steps)),
         data_values=" ".join(map(_text, line.values)),
@@ -110,8 +110,8 @@ def _scale(low: float, high: float, logarithmic: bool) -> tuple[float, float, li
     inside = [tick for tick in ticks if low <= tick <= high]
     if len(inside) < 2:  # all is nearly the same
         inside = [
-            max((tick for tick in ticks if tick <= low), default=low / 2),
-            min((t for t in ticks if t >= high), default=2 * high),
+            max((tick for tick in ticks if tick < low), default=low / 2),
+            min((tick for tick in ticks if tick > high), default=2 * high),
         ]
     return min(low, inside[0]), max(high, inside[-1]) * (1 + 1e-9), inside
 
