@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +83,7 @@ def report_runs(workdirs: Sequence[str], output: str | None = None) -> str:
 
     first = epath.Path(workdirs[0])
     if len(workdirs) == 1:
-        page, folder = run_page(workdirs[0], lambda text: print(text, file=sys.stderr)), first
+        page, folder = run_page(workdirs[0]), first
     else:
         page, folder = comparison_page(workdirs), first.parent
     path = epath.Path(output) if output else folder / "report.html"
@@ -123,7 +122,10 @@ def read_records(folder: Path) -> dict[str, list[Record]]:
             raise InputError(f"{path} must be a record of python -m resflax.reproduce, but is none; move it elsewhere")
         found.setdefault(record["experiment"], []).append(record)
     if not found:
-        raise InputError(f"{folder} must hold records (*.json), but there is none; make some with python -m resflax.reproduce")
+        raise InputError(
+            f"{folder} must hold records (*.json) of python -m resflax.reproduce, or the config.json of a run, but there is "
+            "neither; give another folder"
+        )
     return {name: sorted(found[name], key=lambda one: (_natural(one["row"]), one["seed"])) for name in sorted(found)}
 
 

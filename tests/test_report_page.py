@@ -211,6 +211,20 @@ def test_an_unfinished_run_shows_what_there_is(workdir):
     assert "Nothing was logged yet." in Page(pages.run_page(str(workdir))).text
 
 
+def test_a_damaged_checkpoint_is_named(workdir, guesses, monkeypatch):
+    monkeypatch.setattr(pages, "open_trained", lambda *others: others[-1]("checkpoint 9 is not used"))
+    page = Page(pages.run_page(str(workdir)))
+    assert "checkpoint 9 is not used" in page.text
+    assert page.table("class", "precision", "recall", "F1", "images")
+
+    def gone(*others):
+        others[-1]("checkpoint 9 is not used")
+        raise StorageError("there is none")
+
+    monkeypatch.setattr(pages, "open_trained", gone)
+    assert "here: checkpoint 9 is not used; there is none" in Page(pages.run_page(str(workdir))).text
+
+
 def test_several_runs_are_compared_by_what_differs(tmp_path):
     one = write_run(tmp_path / "one", Config(seed=1))
     two = write_run(tmp_path / "two", Config(seed=2, model=ModelConfig("cifar_resnet8")), test_accuracy=0.5)

@@ -64,12 +64,11 @@ def read_run(workdir: str) -> Run:
     return Run(Path(workdir).resolve().name, from_dict(read_json(files.config)), read_lines(files.metrics), record)
 
 
-def run_page(workdir: str, say: Any = None) -> bytes:
+def run_page(workdir: str) -> bytes:
     """The page of one run, of all that its workdir has; what is missing is said there.
 
     Args:
       workdir: of a training run, finished or not.
-      say: is told which checkpoints are damaged.
 
     Raises:
       ConfigError, StorageError: see `read_run`.
@@ -78,7 +77,7 @@ def run_page(workdir: str, say: Any = None) -> bytes:
     config = to_dict(run.config)
     sections = [
         section("curves", "Curves", *(_curves({"": run}) or [notice("Nothing was logged yet.")])),
-        *_scored_sections(workdir, run, say),
+        *_scored_sections(workdir, run),
         section("configuration", "Configuration", configuration(changes(to_dict(Config()), config), config)),
     ]
     if run.record is None:
@@ -172,17 +171,19 @@ def _line(
     return Line(name, [row["step"] for row in there], [convert(row[scalar]) for row in there], color)
 
 
-def _scored_sections(workdir: str, run: Run, say: Any) -> list[Element]:
+def _scored_sections(workdir: str, run: Run) -> list[Element]:
     """What the newest checkpoint says of the evaluation split; the reason, where there is none or the images are gone."""
+    damaged: list[str] = []
     try:
-        pictures = Pictures(open_trained(workdir, None, None, say), workdir)
+        pictures = Pictures(open_trained(workdir, None, None, damaged.append), workdir)
         found, worst = cell_images(pictures), worst_mistakes(pictures)
     except ResflaxError as error:
-        return [section("images", "Images", notice(f"There are no images and no scores of classes here: {error}"))]
+        reason = "; ".join([*damaged, str(error)])
+        return [section("images", "Images", notice(f"There are no images and no scores of classes here: {reason}"))]
     names, labels, confusion = pictures.names, pictures.outputs.labels, pictures.confusion
     right, step = int(np.trace(confusion)), pictures.trained.saved.step
     counted = f"{len(labels):,} images of split {pictures.trained.split} by the checkpoint of step {step:,}, {right:,} rightly."
-    about = [element("p", counted)]
+    about = [*map(notice, damaged), element("p", counted)]
     if run.record and not (step == run.record["steps"] and np.isclose(right / len(labels), run.record["test_accuracy"])):
         of_record = f"{100 * run.record['test_accuracy']:.2f} % after step {run.record['steps']:,}"
         here = f"That is {100 * right / len(labels):.2f} %; the record says {of_record}, perhaps on another device."
