@@ -170,3 +170,14 @@ def test_tpu_mesh(quick):
     devices, groups = (float(re.search(rf"{what}: ([\d.e-]+)", shown)[1]) for what in (r"in 5 steps", "groups of 8 and of 64"))
     assert devices < 1e-4 < 1e-2 < groups
     assert len(outputs(notebook, "image/png")) == 2
+
+
+@pytest.mark.long
+def test_finetune_your_images(quick):
+    notebook = quick("finetune_your_images")
+    (table,) = outputs(notebook, "text/markdown")
+    accuracies = dict(re.findall(r"^\| (\w+) \| ([\d.]+) \|", table, re.MULTILINE))
+    assert list(accuracies) == ["full", "head_only", "scratch"]
+    assert all(40 < float(one) <= 100 for one in accuracies.values())  # of five classes
+    assert "2 are new: params/head/dense/bias, params/head/dense/kernel" in said(notebook)
+    assert len(outputs(notebook, "image/png")) == 3  # classes, mistakes, confusion
