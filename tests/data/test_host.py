@@ -310,6 +310,6 @@ def test_an_evaluation_that_is_given_up_leaves_no_thread(photographs):
     batches = pipeline.evaluation_batches()
     next(batches)
     new = set(threading.enumerate()) - before
-    assert len(new) == 3
+    assert 1 <= len(new) <= 3  # a thread that is idle already is not joined by another
     batches.close()
     assert not any(thread.is_alive() for thread in new)
