@@ -123,13 +123,15 @@ def _interpret(stream: BinaryIO) -> tuple[Any, dict[str, _Storage]]:
     storages: dict[str, _Storage] = {}
 
     def persistent(identity: Any) -> _Storage:
-        if not isinstance(identity, tuple) or len(identity) not in (5, 6):
+        if not isinstance(identity, tuple) or len(identity) not in (4, 5, 6):
             raise TypeError("a storage of another form")
-        kind, dtype, key, _, _, *view = identity  # and where it was, and its length
-        if not (isinstance(kind, str) and isinstance(dtype, Global) and isinstance(key, str)) or view not in ([], [None]):
+        kind, dtype, key, _, *view = identity  # and where it was, and its length
+        if not (isinstance(kind, str) and isinstance(dtype, Global) and isinstance(key, str)):
             raise TypeError("a storage of another kind")
         if kind != "storage" or dtype.name not in _DTYPES:
             raise Refused(f"it has a {kind} of {dtype.name}")
+        if len(view) == 0 or view[1:] not in ([], [None]):
+            raise TypeError("a storage of another form")
         return storages.setdefault(key, _Storage(key, _DTYPES[dtype.name]))
 
     return interpret(stream, _call, persistent), storages
