@@ -109,11 +109,18 @@ class Watchdog:
             now = time.monotonic()
             self._awake += min(now - last, _LEAP)
             last = now
-            for work in list(self._works.values()):
-                if self._awake - work.since > self._limits[_innermost(work)]:
+            works = list(self._works.values())
+            for work in works:
+                if self._share(work) > 1:
                     self._expire(work)
             if self._peers is not None and (why := self._peers.trouble()):
+                if any(self._share(work) > 0.5 for work in works):  # it may be this one that the other waited for
+                    faulthandler.dump_traceback(file=2, all_threads=True)
                 self._give_up(why)
+
+    def _share(self, work: _Work) -> float:
+        """How much of its limit a thread has used up, 1: all of it."""
+        return (self._awake - work.since) / self._limits[_innermost(work)]
 
     def _expire(self, work: _Work) -> NoReturn:
         faulthandler.dump_traceback(file=2, all_threads=True)
