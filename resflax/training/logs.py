@@ -155,7 +155,7 @@ def quiet() -> None:
 
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.ERROR)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # "never retrieved": further errors of a save that Orbax raised one of
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # further errors of a save that failed
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _without_late_answers
 
