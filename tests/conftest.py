@@ -61,3 +61,33 @@ def squares_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("squares")
     assert train_and_evaluate(squares.config(folder), str(folder / "run"))["test_accuracy"] > 0.95
     return str(folder / "run")
+
+
+def use_one_device(patch):
+    """Meshes are of the first device alone where no others are asked for."""
+    import jax
+
+    from resflax.training import sharding
+
+    make_mesh = sharding.make_mesh
+    patch.setattr(sharding, "make_mesh", lambda devices=None: make_mesh(devices or jax.devices()[:1]))
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """The commands of the test see one device."""
+    use_one_device(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def micro_run(tmp_path_factory):
+    """The workdir of a finished run of `tests.micro` on one device, for tests that only read it."""
+    from resflax import train
+    from tests import micro
+
+    folder = tmp_path_factory.mktemp("micro")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "draw", lambda *_: None)
+        use_one_device(patch)
+        train.train_and_evaluate(micro.config(micro.write_npz(folder)), str(folder / "run"))
+    return folder / "run"

@@ -2,26 +2,17 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
 import resflax
-from resflax import probe, train
+from resflax import probe
 from resflax.errors import ConfigError
-from resflax.training import sharding
-from tests import micro
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("probe")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw", lambda *_: None)
-        make_mesh = sharding.make_mesh
-        patch.setattr(sharding, "make_mesh", lambda devices=None: make_mesh(devices or jax.devices()[:1]))
-        train.train_and_evaluate(micro.config(micro.write_npz(folder)), str(folder / "run"))
-        yield folder / "run"
+@pytest.fixture
+def workdir(micro_run, one_device):
+    return micro_run
 
 
 def run(capsys, *arguments):
