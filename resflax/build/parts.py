@@ -82,7 +82,7 @@ def make_schedule(config: Config, steps: int, steps_per_epoch: float) -> optax.S
 def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer with its decay, clipping and schedule."""
     settings = config.optim
-    finish = None
+    rescale = finish = None
     if settings.name == "sgd":
         direction = optimizers.sgd(settings.momentum, settings.nesterov, settings.dampening)
     elif settings.name == "lars":
@@ -94,6 +94,7 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
         finish = optax.chain(finish, layerwise.keep_norms()) if settings.fixed_norm else finish
     else:  # adam and adamw differ in their decay alone
         direction = optimizers.adam(settings.beta1, settings.beta2, settings.epsilon, settings.epsilon_at)
+        rescale = layerwise.trust_ratio(1.0) if settings.name == "lamb" else None
     return optimizers.make_optimizer(
         direction,
         schedule,
@@ -102,6 +103,7 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
         mask=settings.decay_mask,
         clip_norm=settings.clip_norm,
         clip_adaptive=settings.clip_adaptive,
+        rescale=rescale,
         finish=finish,
         rates=Rates.parse(settings.rates),
     )

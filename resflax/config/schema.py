@@ -79,7 +79,7 @@ class BatchNormConfig:
 class OptimConfig:
     """The optimizer, its decay and its schedule."""
 
-    name: Literal["sgd", "adam", "adamw", "lars", "muon"] = "sgd"
+    name: Literal["sgd", "adam", "adamw", "lars", "lamb", "muon"] = "sgd"
     learning_rate: Positive = 0.1
     base_batch_size: Count | None = None  # given: the rate is learning_rate * batch_size / base_batch_size
     momentum: UnitInterval = 0.9

@@ -138,9 +138,9 @@ def _optimizer(config: Config) -> None:
 # The optimizers that look at a setting; with any other it would be left out without a word.
 _OPTIMIZERS_OF = {
     "momentum": ("sgd", "lars", "muon"),
-    "beta1": ("adam", "adamw"),
-    "beta2": ("adam", "adamw"),
-    "epsilon": ("adam", "adamw"),
+    "beta1": ("adam", "adamw", "lamb"),
+    "beta2": ("adam", "adamw", "lamb"),
+    "epsilon": ("adam", "adamw", "lamb"),
     "epsilon_at": ("adam", "adamw"),
 }
 
@@ -151,7 +151,7 @@ def _unused(config: Config) -> None:
         value, default = getattr(optim, name), getattr(defaults, name)
         if value != default and optim.name not in of:
             raise ConfigError(
-                f"config.optim.{name} belongs to {' and '.join(of)}, got {value} with config.optim.name={optim.name}; leave it "
+                f"config.optim.{name} belongs to {', '.join(of[:-1])} and {of[-1]}, got {value} with config.optim.name={optim.name}; leave it "
                 f"at {default}"
             )
 
@@ -165,10 +165,11 @@ def _decay(config: Config) -> None:
             f"config.optim.name={optim.name} means decoupled decay, got config.optim.decay=coupled; set "
             f"config.optim.decay=decoupled{', or use adam' if optim.name == 'adamw' else ''}"
         )
-    if optim.name == "lars" and (optim.decay, optim.decay_mask) != ("coupled", "kernels"):
+    decay = {"lars": "coupled", "lamb": "decoupled"}.get(optim.name)
+    if decay is not None and (optim.decay, optim.decay_mask) != (decay, "kernels"):
         raise ConfigError(
-            "config.optim.name=lars means coupled decay of kernels alone, got "
-            f"config.optim.decay={optim.decay} and config.optim.decay_mask={optim.decay_mask}; set them to coupled and kernels"
+            f"config.optim.name={optim.name} means {decay} decay of kernels alone, got "
+            f"config.optim.decay={optim.decay} and config.optim.decay_mask={optim.decay_mask}; set them to {decay} and kernels"
         )
 
 

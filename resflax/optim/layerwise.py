@@ -54,7 +54,7 @@ def is_hidden_kernel(names: tuple[str, ...]) -> bool:
 
 
 def trust_ratio(coefficient: float) -> optax.GradientTransformation:
-    """LARS' local rate: a layer's update times `coefficient * |w| / |update|` (You et al. 2017, Sec. 4).
+    """LARS' local rate: a layer's update times `coefficient * |w| / |update|` (You et al. 2017, Sec. 4); with 1, that of LAMB.
 
     The paper's Eq. 6 divides by `|gradient| + decay * |w|` and treats every parameter so. This follows what SimCLR and optax
     made of it: the norm is that of the sum `gradient + decay * w`, which the paper's bounds from above, and only kernels

@@ -63,16 +63,22 @@ def make_optimizer(
     mask: DecayMask = "all",
     clip_norm: float | None = None,
     clip_adaptive: float | None = None,
+    rescale: optax.GradientTransformation | None = None,
     finish: optax.GradientTransformation | None = None,
     rates: Rates = ALIKE,
 ) -> optax.GradientTransformation:
-    """Clip the gradient, decay, take the direction, scale by the rate, finish, scale by the rates of single layers.
+    """Clip the gradient, decay, take the direction, rescale it, scale by the rate, finish, scale by the rates of single layers.
 
     `coupled` decay enters the gradient before the direction is taken, as the gradient of `weight_decay / 2 * |w|^2`
-    would. `decoupled` decay is `rate * weight_decay * w`, past the direction (Loshchilov and Hutter 2019).
+    would. `decoupled` decay is `rate * weight_decay * w`, past the direction (Loshchilov and Hutter 2019) and before `rescale`.
 
     LARS (You et al. 2017, Algorithm 1) is `trust_ratio(...)` finished by `sgd(...)`: its velocity gathers what the rate has
     scaled already, so that a change of the rate acts slowly.
+
+    LAMB (You et al. 2020, Algorithm 2) is `adam(...)` with decoupled decay, rescaled by `trust_ratio(1.0)`. As with LARS only
+    kernels have a ratio and decay. timm's `lamb`, by which ResNet strikes back was trained, has the same rule where there is
+    decay; without any it leaves out all ratios, this does not. Its defaults are an epsilon of 1e-6 and a gradient clipped to
+    a global norm of 1, which are settings of their own here. The paper, and optax, give biases and normalisations a ratio too.
     """
     decayed = optax.add_decayed_weights(weight_decay, mask=functools.partial(decay_mask, which=mask))
     parts = (
@@ -81,6 +87,7 @@ def make_optimizer(
         decayed if weight_decay and decay == "coupled" else None,
         direction,
         decayed if weight_decay and decay == "decoupled" else None,
+        rescale,
         optax.scale_by_learning_rate(schedule),
         finish,
         scale_by_rates(rates) if rates.rules else None,

@@ -96,7 +96,7 @@ def test_text_is_read_as_the_fields_type(key, text, value):
         ("optim.milestones=0.5,-1", "must be a tuple, each item a number at least 0, got '0.5,-1'"),
         ("optim.milestones=0.5,nan", "must be a tuple, each item a number at least 0, got '0.5,nan'"),
         ("optim.milestones=none", "must be a tuple, each item a number at least 0, got 'none'"),
-        ("optim.name=SGD", "must be one of sgd, adam, adamw, lars, muon, got 'SGD'"),
+        ("optim.name=SGD", "must be one of sgd, adam, adamw, lars, lamb, muon, got 'SGD'"),
         ("model.kwargs.width=wide", "must be an integer at least 1, got 'wide'"),
         ("model.kwargs.shortcut=E", "must be one of A, B, C, got 'E'"),
     ],

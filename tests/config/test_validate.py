@@ -73,15 +73,15 @@ IMPOSSIBLE = {
         ("optim.sgd_learning_rate=0.1", "config.optim.sgd_learning_rate belongs to muon, got config.optim.name=sgd; set it to"),
     ],
     "_unused": [
-        ("optim.name=adam optim.momentum=0.95", "config.optim.momentum belongs to sgd and lars and muon, got 0.95 with"),
-        ("optim.name=adamw optim.momentum=0", "config.optim.momentum belongs to sgd and lars and muon, got 0.0 with"),
+        ("optim.name=adam optim.momentum=0.95", "config.optim.momentum belongs to sgd, lars and muon, got 0.95 with"),
+        ("optim.name=adamw optim.momentum=0", "config.optim.momentum belongs to sgd, lars and muon, got 0.0 with"),
         (
             "optim.beta1=0.8",
-            "config.optim.beta1 belongs to adam and adamw, got 0.8 with config.optim.name=sgd; leave it at 0.9",
+            "config.optim.beta1 belongs to adam, adamw and lamb, got 0.8 with config.optim.name=sgd; leave it at 0.9",
         ),
-        ("optim.beta2=0.99 optim.name=lars", "config.optim.beta2 belongs to adam and adamw, got 0.99 with"),
-        ("optim.epsilon=1e-7 optim.name=muon", "config.optim.epsilon belongs to adam and adamw, got 1e-07 with"),
-        ("optim.epsilon_at=uncorrected", "config.optim.epsilon_at belongs to adam and adamw, got uncorrected with"),
+        ("optim.beta2=0.99 optim.name=lars", "config.optim.beta2 belongs to adam, adamw and lamb, got 0.99 with"),
+        ("optim.epsilon=1e-7 optim.name=muon", "config.optim.epsilon belongs to adam, adamw and lamb, got 1e-07 with"),
+        ("optim.epsilon_at=uncorrected", "config.optim.epsilon_at belongs to adam, adamw and lamb, got uncorrected with"),
     ],
     "_decay": [
         (
@@ -96,6 +96,10 @@ IMPOSSIBLE = {
             "optim.name=lars optim.weight_decay=1e-4",
             "config.optim.name=lars means coupled decay of kernels alone, got config.optim.decay=coupled and "
             "config.optim.decay_mask=all; set them to coupled and kernels",
+        ),
+        (
+            "optim.name=lamb optim.weight_decay=1e-4 optim.decay_mask=kernels",
+            "config.optim.name=lamb means decoupled decay of kernels alone, got config.optim.decay=coupled",
         ),
         (
             "optim.name=lars optim.weight_decay=1e-4 optim.decay=decoupled optim.decay_mask=kernels",
@@ -177,6 +181,7 @@ POSSIBLE = [
     "optim.name=adamw optim.weight_decay=1e-4 optim.decay=decoupled",
     "optim.name=adamw",
     "optim.name=adam optim.weight_decay=1e-4",
+    "optim.name=lamb optim.epsilon=1e-6 optim.weight_decay=1e-4 optim.decay=decoupled optim.decay_mask=kernels",
     "optim.name=lars",
     "optim.name=lars optim.trust_coefficient=0.02 optim.nesterov=true optim.weight_decay=1e-4 optim.decay_mask=kernels",
     "optim.name=muon optim.momentum=0",

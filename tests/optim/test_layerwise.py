@@ -21,6 +21,7 @@ NOTHING, IMAGES = Preprocessing((8, 8), np.zeros(3), np.ones(3)), np.zeros((1, 8
 OPTIMIZERS = {
     "sgd": OptimConfig(weight_decay=1e-3, decay_mask="kernels", nesterov=True, clip_norm=1.0),
     "lars": OptimConfig("lars", 2.0, trust_coefficient=0.02, weight_decay=1e-3, decay_mask="kernels", nesterov=True),
+    "lamb": OptimConfig("lamb", 0.02, epsilon=1e-6, weight_decay=0.02, decay="decoupled", decay_mask="kernels", clip_norm=1.0),
     "muon": OptimConfig("muon", 0.05, sgd_learning_rate=0.1, weight_decay=1e-2, decay="decoupled", nesterov=True),
     "muon, norms kept": OptimConfig("muon", 0.05, sgd_learning_rate=0.1, fixed_norm=True),
     "adaptive clipping": OptimConfig(clip_adaptive=0.01),
@@ -179,6 +180,40 @@ def test_a_layer_of_zeros_has_the_ratio_one(x64):
     optimizer = make_optimizer(config(optim=OptimConfig("lars")), lambda step: 0.5)
     updates, _ = optimizer.update(gradient, optimizer.init(params), params)
     np.testing.assert_array_equal(updates["conv"]["kernel"], -0.5)
+
+
+def test_lamb_in_numpy(x64):
+    """You et al. 2020, Algorithm 2, with the ratio of kernels alone."""
+    optim = OptimConfig("lamb", 0.3, beta1=0.8, epsilon=1e-6, weight_decay=0.1, decay="decoupled", decay_mask="kernels")
+    second = {}
+
+    def update(name, gradient, w, first, step):
+        first[name] = 0.8 * first[name] + 0.2 * gradient
+        second[name] = 0.999 * second.get(name, 0) + 0.001 * gradient**2
+        m, v = first[name] / (1 - 0.8 ** (step + 1)), second[name] / (1 - 0.999 ** (step + 1))
+        direction, ratio = m / (np.sqrt(v) + 1e-6), 1.0
+        if name.endswith("kernel"):
+            direction = direction + 0.1 * w
+            ratio = np.sqrt((w**2).sum()) / np.sqrt((direction**2).sum())
+        return 0.3 * schedule(step) * ratio * direction
+
+    assert_equal(run(make_optimizer(config(optim=optim), lambda step: 0.3 * schedule(step)), 10), run_numpy(update, 10))
+
+
+def test_ten_steps_of_lamb_are_those_of_optax_on_unrolled_kernels(x64):
+    """optax gives all parameters a ratio and so cannot have the others."""
+    optim = OptimConfig("lamb", 1.0, epsilon=1e-6, weight_decay=0.1, decay="decoupled", decay_mask="kernels")
+
+    def kernels(leaves):
+        return nested({name: leaf for name, leaf in leaves.items() if name.endswith("kernel")})
+
+    theirs, params = optax.lamb(schedule, eps=1e-6, weight_decay=0.1), kernels(random_leaves(0))
+    state = theirs.init(params)
+    for step in range(10):
+        updates, state = theirs.update(kernels(random_leaves(1 + step)), state, params)
+        params = optax.apply_updates(params, updates)
+    found = run(make_optimizer(config(optim=optim), schedule), 10)
+    assert_equal({name: leaf for name, leaf in found.items() if name.endswith("kernel")}, named_leaves(params))
 
 
 def clip_numpy(name, gradient, w, limit):
