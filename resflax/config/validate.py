@@ -141,7 +141,7 @@ _OPTIMIZERS_OF = {
     "beta1": ("adam", "adamw", "lamb"),
     "beta2": ("adam", "adamw", "lamb"),
     "epsilon": ("adam", "adamw", "lamb"),
-    "epsilon_at": ("adam", "adamw"),
+    "epsilon_at": ("adam", "adamw", "lamb"),
 }
 
 
@@ -151,8 +151,8 @@ def _unused(config: Config) -> None:
         value, default = getattr(optim, name), getattr(defaults, name)
         if value != default and optim.name not in of:
             raise ConfigError(
-                f"config.optim.{name} belongs to {', '.join(of[:-1])} and {of[-1]}, got {value} with config.optim.name={optim.name}; leave it "
-                f"at {default}"
+                f"config.optim.{name} belongs to {', '.join(of[:-1])} and {of[-1]}, got {value} with "
+                f"config.optim.name={optim.name}; leave it at {default}"
             )
 
 
