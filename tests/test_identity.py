@@ -81,7 +81,7 @@ def test_a_file_is_one_tensor_and_a_label_one_name(case, tmp_path, monkeypatch):
         return found[-1][: len(files)]
 
     network("classes", seen.append)
-    monkeypatch.setattr(train, "draw", lambda *_: None)
+    monkeypatch.setattr("resflax.build.record.draw", lambda *_: None)
     record = train.train_and_evaluate(config, workdir)
     in_training = tensors(24)
     assert np.unique(in_training.reshape(len(files), -1), axis=0).shape[0] == len(files)
@@ -115,7 +115,7 @@ def test_a_file_is_one_tensor_and_a_label_one_name(case, tmp_path, monkeypatch):
 
 def test_a_data_set_with_other_names_for_its_classes_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("resflax.build.parts.create_model", lambda name, num_classes, **_: Reveals(num_classes))
-    monkeypatch.setattr(train, "draw", lambda *_: None)
+    monkeypatch.setattr("resflax.build.record.draw", lambda *_: None)
     path = micro.write_npz(tmp_path)
     train.train_and_evaluate(Config(total_steps=1, data=DataConfig(name=str(path), batch_size=8)), str(tmp_path / "run"))
     assert evaluate.evaluate_workdir(str(tmp_path / "run"))["images_scored"] == 21

@@ -216,6 +216,15 @@ class Run:
         step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh), compiler_options=self._deterministic)
         return reestimate_batch_stats(step, params, through(batches), self.resident(self.train), put)
 
+    def finish(self, state: TrainState, through: Through = iter) -> TrainState:
+        """What is evaluated at the end: where it is configured, with the statistics that `reestimate` finds."""
+        if not (self.config.batch_norm.reestimate and state.batch_stats):
+            return state
+        stats = self.reestimate(state.variables()["params"], through)
+        if state.ema is None:
+            return state.replace(batch_stats=stats)
+        return state.replace(ema=state.ema.replace(batch_stats=stats))
+
     def metadata(self) -> dict[str, Any]:
         """What must travel with the weights for anybody to use them."""
         return {

@@ -268,7 +268,7 @@ def trainer(compiled, monkeypatch):
     run, chunk, evaluate = compiled
     monkeypatch.setattr("resflax.build.build", lambda config, **_: dataclasses.replace(run, config=config))
     monkeypatch.setattr(Run, "make_evaluate", lambda self: evaluate)
-    monkeypatch.setattr(train, "draw", lambda *_: None)
+    monkeypatch.setattr("resflax.build.record.draw", lambda *_: None)
 
     real = Checkpoints.save
 

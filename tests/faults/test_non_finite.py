@@ -109,7 +109,7 @@ def trainer(config, tmp_path, monkeypatch):
         monkeypatch.setattr("resflax.build.build", lambda config, **_: dataclasses.replace(faulty.run, config=chosen))
         monkeypatch.setattr(Run, "lower_chunk", lambda self, state: lambda: run_chunk)
         monkeypatch.setattr(Run, "make_evaluate", lambda self: faulty.evaluate)
-        monkeypatch.setattr(train, "draw", lambda *_: None)
+        monkeypatch.setattr("resflax.build.record.draw", lambda *_: None)
         return train.train_and_evaluate(chosen, str(tmp_path / "run"))
 
     return go

@@ -15,11 +15,11 @@ PROGRAM = """
 import dataclasses, gc, itertools, json, os, sys
 from pathlib import Path
 from resflax import train
-from resflax.build import build
+from resflax.build import build, record
 from resflax.config import CheckpointConfig, Config, DataConfig, ModelConfig
 from tests.faults.test_flat import private_kilobytes
 
-train.draw = lambda *_: None  # matplotlib's own memory is not the subject
+record.draw = lambda *_: None  # matplotlib's own memory is not the subject
 root, path = Path(sys.argv[1]), sys.argv[2]
 config = Config(
     total_steps=2,

@@ -13,10 +13,11 @@ import pytest
 from etils import epath
 
 from resflax.build import build
+from resflax.build.resume import check_checkpoint, choose_checkpoint
 from resflax.config import to_dict
 from resflax.errors import ConfigError, DataError, StorageError, TemporaryError
 from resflax.files import Workdir
-from resflax.train import check_checkpoint, choose_checkpoint, train_and_evaluate
+from resflax.train import train_and_evaluate
 from resflax.training import lock
 from resflax.training.checkpoints import Checkpoints, latest_checkpoint
 from tests import micro

@@ -128,7 +128,7 @@ def test_a_workdir_of_another_layout_is_refused(images, tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_record_of_a_run_is_confirmed_in_every_other_layout(layout, images, tmp_path, monkeypatch):
     """Ten real steps; then the evaluation split is scored by a network that was not trained in that layout."""
-    monkeypatch.setattr(train, "draw", lambda *_: None)
+    monkeypatch.setattr("resflax.build.record.draw", lambda *_: None)
     train.train_and_evaluate(dataclasses.replace(config(images, layout), total_steps=10), str(tmp_path))
     record = json.loads((tmp_path / "result.json").read_text())
     split = np.load(images)

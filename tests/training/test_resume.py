@@ -67,7 +67,7 @@ def trainer(compiled, monkeypatch):
         lambda config, **resumed: dataclasses.replace(build(config, jax.devices()[:1], **resumed), model=run.model),
     )
     monkeypatch.setattr(Run, "make_evaluate", lambda self: evaluate)
-    monkeypatch.setattr(train, "draw", lambda *_: None)
+    monkeypatch.setattr("resflax.build.record.draw", lambda *_: None)
 
     def go(config, workdir, stop_at=None, number=signal.SIGTERM):
         wrapped = chunk if stop_at is None else StopAt(chunk, stop_at, number)
