@@ -8,19 +8,19 @@ SIZE, SIDE = 32, 8
 TEXTURES = ("rows", "columns", "checks")
 
 
-def texture(name):
-    rows, columns = np.mgrid[:SIDE, :SIDE] // 2 % 2
+def texture(name, side=SIDE):
+    rows, columns = np.mgrid[:side, :side] // 2 % 2
     return {"rows": rows, "columns": columns, "checks": rows ^ columns}[name]
 
 
-def draw(count, seed):
-    """uint8[N, 32, 32, 3] images, int64[N] labels and int[N, 2] corners (row, column) of the squares."""
+def draw(count, seed, size=SIZE, side=SIDE):
+    """uint8[N, size, size, 3] images, int64[N] labels and int[N, 2] corners (row, column) of the squares."""
     rng = np.random.default_rng(seed)
-    images = rng.integers(0, 100, (count, SIZE, SIZE, 3))
-    labels, corners = np.arange(count) % len(TEXTURES), rng.integers(0, SIZE - SIDE + 1, (count, 2))
+    images = rng.integers(0, 100, (count, size, size, 3))
+    labels, corners = np.arange(count) % len(TEXTURES), rng.integers(0, size - side + 1, (count, 2))
     for image, label, (row, column) in zip(images, labels, corners, strict=True):
-        bright = 60 + 180 * texture(TEXTURES[label])
-        image[row : row + SIDE, column : column + SIDE] = bright[..., None]
+        bright = 60 + 180 * texture(TEXTURES[label], side)
+        image[row : row + side, column : column + side] = bright[..., None]
     return images.astype(np.uint8), labels, corners
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,14 +101,15 @@ def test_a_block_inside_of_a_loop_can_be_asked_too():
 
 
 def test_it_lies_on_the_object(squares_run):
+    """Of objects of a quarter of the image, which a map of cells of 1/16 of its side can tell from what is around them."""
     trained = open_trained(squares_run)
-    images, labels, corners = squares.draw(60, seed=1)
-    normalised = trained.pipeline.preprocessing(jnp.asarray(images))
-    maps = np.asarray(upsample(grad_cam(trained.model, trained.variables, normalised, jnp.asarray(labels)), 32, 32))
-    cell = 4  # pixels of the image for one of the last stage, by which bilinear upsampling spreads
-    inside = []
-    for one, (row, column) in zip(maps, corners, strict=True):
-        rows = slice(max(row - cell, 0), row + squares.SIDE + cell)
-        columns = slice(max(column - cell, 0), column + squares.SIDE + cell)
-        inside.append(one[rows, columns].sum() / one.sum())
-    assert np.mean(inside) >= 0.8  # the box is at most a quarter of the image
+    size, side = 2 * squares.SIZE, 4 * squares.SIDE
+    images, labels, corners = squares.draw(60, seed=1, size=size, side=side)
+    normalise = dataclasses.replace(trained.pipeline.preprocessing, image_size=(size, size))
+    maps = grad_cam(trained.model, trained.variables, normalise(jnp.asarray(images)), jnp.asarray(labels))
+    assert maps.shape == (60, size // 4, size // 4)
+    inside = [
+        one[row : row + side, column : column + side].sum() / one.sum()
+        for one, (row, column) in zip(np.asarray(upsample(maps, size, size)), corners, strict=True)
+    ]
+    assert np.mean(inside) >= 0.8
