@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,15 @@ from resflax.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from resflax.build.cost import Rate
+    from resflax.results.table import Unmeasured
+
 Record = Mapping[str, Any]
+ABOUT = (
+    "Generated from the records by `python -m resflax.report`. Errors are those of the last step on the test split; ± is the "
+    "standard deviation over n seeds."
+)
+INDEX = "| file | paper or study | rows | of them run |\n|---|---|---|---|"
 # What a run may do otherwise than its row without being another experiment.
 _FREE = (
     "seed",
@@ -136,35 +145,69 @@ def _natural(row: str) -> list[tuple[str, int]]:
 
 def render(folder: Path, records: Mapping[str, list[Record]], drawings: Sequence[str]) -> str:
     """The text of `RESULTS.md`."""
+    from resflax.build.cost import rates
     from resflax.results.table import markdown, measured
 
-    sections = [
-        "# Results\n\nGenerated from the records by `python -m resflax.report`. Errors are those of the last step on the test "
-        "split; ± is the standard deviation over n seeds."
-    ]
+    reached = rates(record for mine in records.values() for record in mine)
+    index, sections = [INDEX], []
     for name in sorted({*records, *(path.stem for path in folder.parent.glob("*.py"))}):
         beside = folder.parent / f"{name}.py"
         file = str(beside) if beside.exists() else name
-        published, title = _paper(file, name)
+        published, rows, title = _paper(file, name)
         mine = records.get(name, [])
-        if not (published or mine):
+        if not (rows or mine):
             continue
-        changed = deviations(file, mine)
-        parts = [f"## {title}", f"`{name}`", markdown(published, measured(mine), changed)]
+        ours, changed = measured(mine), deviations(file, mine)
+        missing = {row: _unmeasured(f"{file}:{row}", reached) for row in rows if row not in ours}
+        parts = [f'<a id="{name}"></a>', f"## {title}", f"`{name}`", markdown(published, ours, changed, missing)]
         remarks = [*(f"{row} was run with {changes}." for row, changes in changed.items()), *_notes(mine)]
         parts += ["\n".join(f"- {line}" for line in remarks)] if remarks else []
         parts += [f"![{one}]({folder.name}/figures/{one})" for one in drawings if one.startswith(f"{name}-")]
+        index.append(f"| [`{name}`](#{name}) | {title} | {len(ours) + len(missing)} | {len(ours)} |")
         sections.append("\n\n".join(parts))
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(["# Results", ABOUT, *_about_estimates(reached), "\n".join(index), *sections]) + "\n"
 
 
-def _paper(file: str, name: str) -> tuple[dict[str, Any], str]:
-    """The published rows of an experiment, and the first line of its documentation."""
+def _paper(file: str, name: str) -> tuple[dict[str, Any], list[str], str]:
+    """What is published of an experiment, the rows that it lists, and the first line of its documentation."""
     try:
         module, _ = load_experiment(file)
     except ConfigError:
-        return {}, name  # a file of the user's own, which is elsewhere
-    return getattr(module, "PUBLISHED", {}), (inspect.getdoc(module) or name).splitlines()[0].rstrip(".")
+        return {}, [], name  # a file of the user's own, which is elsewhere
+    published = getattr(module, "PUBLISHED", {})
+    rows = list(dict.fromkeys([*published, *getattr(module, "ROWS", ())]))
+    return published, rows, (inspect.getdoc(module) or name).splitlines()[0].rstrip(".")
+
+
+def _unmeasured(row: str, reached: Sequence[Rate]) -> Unmeasured:
+    """How long a row that was not run would be, and take where the records were made."""
+    from resflax.build.cost import examples, operations
+    from resflax.results.table import Unmeasured
+
+    try:
+        config = load_config(row)[0]
+    except ConfigError:
+        return Unmeasured()
+    seen, needed = examples(config), operations(config)
+    steps = None if seen is None else math.ceil(seen / config.data.batch_size)
+    if needed is None or not reached:
+        return Unmeasured(steps)
+    between = (needed / reached[-1].operations_per_second, needed / reached[0].operations_per_second)
+    return Unmeasured(steps, between, reached[0].hardware)
+
+
+def _about_estimates(reached: Sequence[Rate]) -> list[str]:
+    """What the estimated times rest on."""
+    if not reached:
+        return []
+    ends = dict.fromkeys((reached[0], reached[-1]))
+    named = " to ".join(f"{rate.operations_per_second / 1e9:.0f} · 10⁹ ({rate.run})" for rate in ends)
+    return [
+        "A time marked as an estimate was not measured. It is the arithmetic of a row's training, 6 operations for each image "
+        "and each multiply-add of its network, over the operations a second that training reached in records of this "
+        f"folder: on {reached[0].hardware} {named}, of all networks the slowest and the fastest. Nothing is claimed of other "
+        "hardware than that of the records."
+    ]
 
 
 def deviations(file: str, records: Sequence[Record]) -> dict[str, str]:

@@ -193,7 +193,7 @@ def test_the_report_shows_every_row_beside_the_paper(records, experiment, tmp_pa
     errors = [100 - 100 * record["test_accuracy"] for name, record in read(records).items() if "resnet8" in name]
     mean, deviation = sum(errors) / 2, abs(errors[0] - errors[1]) / 2**0.5
     assert f"| resnet8 | 20.00 | {mean:.2f} ± {deviation:.2f} (2) | {mean - 20:+.2f} | 40 | " in text
-    assert "| resnet20 | - | not run | - | - | - | - |" in text
+    assert "| resnet20 | - | not run | - | 40 | - | - |" in text
     assert "- plain8: read from a curve." in text
     assert "- plain8, resnet8: on a test machine." in text
     assert text.startswith("# Results")
