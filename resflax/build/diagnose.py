@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import Any
 
@@ -11,13 +10,13 @@ import jax.numpy as jnp
 from etils import epath
 
 from resflax.bench.timing import seconds_of
+from resflax.build.parts import make_loss
 from resflax.build.run import build
 from resflax.config import Config
 from resflax.files import Workdir, read_json
 from resflax.nn import unstack_blocks
 from resflax.prng import stream_key
 from resflax.training.checkpoints import committed_steps, open_checkpoint
-from resflax.training.losses import cross_entropy
 from resflax.training.state import TrainState
 from resflax.tree import named_leaves
 from resflax.types import Array, Batch
@@ -63,7 +62,7 @@ def gradient_norms(config: Config, workdir: str) -> dict[str, list[float]]:
       to output.
     """
     run = build(config, jax.devices()[:1])
-    loss = functools.partial(cross_entropy, label_smoothing=config.loss.label_smoothing)
+    loss = make_loss(config)
 
     def mean_loss(params: Any, state: TrainState, batch: Batch, resident: Batch) -> Array:
         made = run.train.materialise(batch, resident)

@@ -19,7 +19,9 @@ from resflax.nn import BatchNorm
 from resflax.optim import layerwise, optimizers, schedules
 from resflax.optim.rates import Rates
 from resflax.prng import stream_key
+from resflax.training.losses import binary_cross_entropy, cross_entropy
 from resflax.training.state import TrainState, init_state
+from resflax.training.steps import Loss
 from resflax.types import Array, ArrayLike, Tree
 
 
@@ -107,6 +109,16 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
         finish=finish,
         rates=Rates.parse(settings.rates),
     )
+
+
+def make_loss(config: Config) -> Loss:
+    """The loss of a training step."""
+    settings = config.loss
+    if settings.name == "sigmoid":
+        return functools.partial(
+            binary_cross_entropy, label_smoothing=settings.label_smoothing, target_threshold=settings.target_threshold
+        )
+    return functools.partial(cross_entropy, label_smoothing=settings.label_smoothing)
 
 
 def initial_state(

@@ -26,6 +26,7 @@ from resflax.build.inputs import (
 from resflax.build.parts import (
     abstract,
     initial_state,
+    make_loss,
     make_model,
     make_optimizer,
     make_schedule,
@@ -34,6 +35,7 @@ from resflax.build.parts import (
 from resflax.build.pretrained import Pretrained, read_again, read_pretrained
 from resflax.config import Config, config_hash, to_dict
 from resflax.data.arrays import ImageArrays
+from resflax.data.mixing import make_mixing
 from resflax.data.pipeline import Pipeline, ResidentPipeline
 from resflax.data.preprocess import Preprocessing
 from resflax.data.views import Views, average_over_views
@@ -45,7 +47,6 @@ from resflax.prng import stream_key
 from resflax.training import chunk, sharding, utilization
 from resflax.training.compiler import compile_with, deterministic_options
 from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_stats
-from resflax.training.losses import cross_entropy
 from resflax.training.metrics import zero_sums
 from resflax.training.moments import reached
 from resflax.training.state import TrainState, init_state
@@ -150,8 +151,9 @@ class Run:
         return make_train_step(
             self.model,
             self.optimizer,
-            functools.partial(cross_entropy, label_smoothing=self.config.loss.label_smoothing),
+            make_loss(self.config),
             self.train.materialise,
+            mix=make_mixing(self.config.data.mix, self.config.data.mix_probability, len(self.class_names)),
             ema_decay=self.config.ema.decay,
             hold=Rates.parse(self.config.optim.rates).hold,
             accumulate=self.config.optim.accumulate,

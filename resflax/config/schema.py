@@ -37,6 +37,10 @@ class DataConfig:
     normalize: Literal["per_channel", "per_pixel_mean", "unit"] = "per_channel"
     # applied in order: `random_resized_crop` (files), `pad_crop:4`, `reflect_crop:2`, `flip`, `alternating_flip`
     augment: tuple[str, ...] = ()
+    # `mixup:ALPHA`, `cutmix:ALPHA`: one of them is drawn for each step, see `resflax.data.mixing`
+    mix: tuple[str, ...] = field(default=(), metadata=ADDED)
+    # that a step is mixed at all
+    mix_probability: Annotated[float, Range(0, 1, open_low=True)] = field(default=1.0, metadata=ADDED)
     # evaluation: logits averaged over the image and its mirror image, and both shifted by a pixel, see `resflax.data.views`
     eval_views: Literal["single", "mirror", "mirror_shift"] = field(default="single", metadata=ADDED)
     crop_ratio: Annotated[float, Range(0, 1, open_low=True)] = 1.0  # files: share of the shorter side that is evaluated
@@ -118,9 +122,13 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Softmax cross-entropy."""
+    """What is minimised in training; evaluations report the softmax cross-entropy without smoothing."""
 
+    # softmax: cross-entropy; sigmoid: binary cross-entropy, the mean over the classes
+    name: Literal["softmax", "sigmoid"] = field(default="softmax", metadata=ADDED)
     label_smoothing: UnitInterval = 0.0
+    # of sigmoid: classes whose target is above this are there, the others are not; None: targets as they are
+    target_threshold: UnitInterval | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)

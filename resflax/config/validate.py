@@ -19,6 +19,7 @@ AUGMENTATIONS = {
     "flip": "flip",
     "alternating_flip": "alternating_flip",
 }
+MIXING = {"mixup": "mixup:ALPHA", "cutmix": "cutmix:ALPHA"}
 
 
 def validate(config: Config) -> Config:
@@ -273,6 +274,42 @@ def _augmentations(config: Config) -> None:
         )
 
 
+def _mixing(config: Config) -> None:
+    for text in config.data.mix:
+        name, _, argument = text.partition(":")
+        try:
+            alpha = float(argument)
+        except ValueError:
+            alpha = math.nan
+        if name not in MIXING or not 0 < alpha < math.inf:
+            example = f"{name if name in MIXING else nearest(name, MIXING)[0]}:1.0"
+            raise ConfigError(
+                f"config.data.mix must hold only {' and '.join(MIXING.values())} with an alpha above 0, got {text!r}; for "
+                f"example {example}"
+            )
+    names = [text.partition(":")[0] for text in config.data.mix]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"config.data.mix must name each rule once, got {','.join(config.data.mix)}; keep one of each")
+    if config.data.mix_probability != 1 and not names:
+        raise ConfigError(
+            f"config.data.mix_probability belongs to config.data.mix, which is empty, got {config.data.mix_probability}; leave "
+            "it at 1"
+        )
+    part = config.data.batch_size // config.optim.accumulate
+    if names and part % 2:
+        raise ConfigError(
+            "config.data.mix mixes images in pairs, so config.data.batch_size / config.optim.accumulate must be even, got "
+            f"{part}; change one of them"
+        )
+
+
+def _loss(config: Config) -> None:
+    if config.loss.target_threshold is not None and config.loss.name != "sigmoid":
+        raise ConfigError(
+            f"config.loss.target_threshold belongs to sigmoid, got config.loss.name={config.loss.name}; set it to none"
+        )
+
+
 _RULES: tuple[Callable[[Config], None], ...] = (
     _one_duration,
     _model,
@@ -289,4 +326,6 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _best,
     _compiler_options,
     _augmentations,
+    _mixing,
+    _loss,
 )

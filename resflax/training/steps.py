@@ -13,13 +13,14 @@ from flax import linen as nn
 from flax import struct
 
 from resflax.prng import stream_key
+from resflax.training.losses import agreement
 from resflax.training.metrics import Sums, evaluate_logits
 from resflax.training.state import Ema, TrainState
 from resflax.tree import all_finite
 from resflax.types import Array, Batch, Tree, Variables
 
 Materialise = Callable[[Batch, Batch], Batch]  # (host batch, resident data) -> images and labels
-Loss = Callable[[Array, Array], Array]  # (logits [B, K], labels [B]) -> [B]
+Loss = Callable[[Array, Array], Array]  # (logits [B, K], labels int32[B] or float[B, K]) -> [B]
 
 
 # What a step checks, in words.
@@ -30,7 +31,7 @@ class StepMetrics(struct.PyTreeNode):
     """What a training step reports."""
 
     loss: Array  # shape=(), float32: mean over the batch
-    correct: Array  # shape=(), float32: a count; as a float it is reduced over devices together with the gradients
+    correct: Array  # shape=(), float32: a count, of mixed images the labels' share; a float, to be reduced with the gradients
     gradient_norm: Array  # shape=(), float32: before clipping
     checks: Array  # shape=(len(CHECKED),), bool: whether each of `CHECKED` is finite
 
@@ -49,6 +50,7 @@ def make_train_step(
     loss: Loss,
     materialise: Materialise,
     *,
+    mix: Callable[[Array, Batch], Batch] = lambda key, batch: batch,
     ema_decay: float | None = None,
     hold: Callable[[Tree], Tree] = lambda params: params,
     accumulate: int = 1,
@@ -57,7 +59,8 @@ def make_train_step(
 ) -> TrainStep:
     """Returns `train_step(state, host_batch, resident) -> (state, metrics)`.
 
-    Dropout keys are `fold_in(seed, step)` of `resident["seed"]`, uint32[]: the seed is data, not part of the program.
+    Keys of dropout and mixing are `fold_in(seed, step)` of `resident["seed"]`, uint32[]: the seed is data, not part of the
+    program.
 
     A step in which anything is not finite, its loss, its gradient or any part of the state it would leave, changes nothing:
     the whole state stays as it was. So `state.step` counts the updates applied and not the batches seen, and with it go the
@@ -66,6 +69,7 @@ def make_train_step(
     Args:
       model, optimizer, loss: see their types.
       materialise: makes a batch inside the step.
+      mix: `(key, batch) -> batch`, see `resflax.data.mixing`; the loss is that of the batch's `target`, if it has one.
       ema_decay: `average = decay * average + (1 - decay) * value` after each step; None: no average is kept.
       hold: stops gradients of parameters that are frozen; what they are held at is up to the optimizer.
       accumulate: the batch is taken in this many consecutive equal parts. Gradients and running statistics are those of
@@ -74,21 +78,23 @@ def make_train_step(
       shard: keeps the first axis of a batch split over the devices.
     """
 
-    def part_loss(params: Tree, batch_stats: Tree, part: Batch, resident: Batch, key: Array, total: int) -> Any:
-        batch = shard(materialise(part, resident))
+    def part_loss(params: Tree, batch_stats: Tree, batch: Batch, key: Array, total: int) -> Any:
+        labels = batch.get("target", batch["label"])
         variables = {"params": hold(params), "batch_stats": batch_stats}
         logits, changed = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key})
-        losses = jnp.where(batch["mask"], loss(logits, batch["label"]), 0)
-        correct = jnp.sum(batch["mask"] & (jnp.argmax(logits, axis=-1) == batch["label"]), dtype=jnp.float32)
+        losses = jnp.where(batch["mask"], loss(logits, labels), 0)
+        correct = jnp.sum(jnp.where(batch["mask"], agreement(logits, labels), 0))
         return jnp.sum(losses) / total, (changed.get("batch_stats", {}), correct)
 
     def gradients(state: TrainState, batch: Batch, resident: Batch) -> tuple[Tree, Tree, Array, Array]:
         total = batch["id"].shape[0]
         key = jax.random.fold_in(stream_key(resident["seed"], "dropout"), state.step)
+        mixing = jax.random.fold_in(stream_key(resident["seed"], "mixing"), state.step)
 
         def one(part: Batch, key: Array) -> tuple[Tree, Tree, Array, Array]:
+            examples = shard(mix(mixing, materialise(part, resident)))
             (value, (batch_stats, correct)), gradient = jax.value_and_grad(part_loss, has_aux=True)(
-                state.params, state.batch_stats, part, resident, key, total
+                state.params, state.batch_stats, examples, key, total
             )
             return gradient, batch_stats, value, correct
 

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from resflax.config import Config, ModelConfig, OptimConfig, apply_overrides, validate
-from resflax.config.validate import _RULES, AUGMENTATIONS
+from resflax.config.validate import _RULES, AUGMENTATIONS, MIXING
 from resflax.errors import ConfigError
 
 VALID = Config(total_steps=100)
@@ -144,6 +144,27 @@ IMPOSSIBLE = {
         ),
         ("precision.compiler_options==1", "got '=1'; for example xla_gpu_autotune_level=0"),
         ("precision.compiler_options=a=1,b=2,a=3", "must set each option once, got a, b, a; join a list's items by +"),
+    ],
+    "_mixing": [
+        (
+            "data.mix=mixup",
+            "config.data.mix must hold only mixup:ALPHA and cutmix:ALPHA with an alpha above 0, got 'mixup'",
+        ),
+        ("data.mix=cutmix:0", "with an alpha above 0, got 'cutmix:0'; for example cutmix:1.0"),
+        ("data.mix=mixup:inf", "with an alpha above 0, got 'mixup:inf'; for example mixup:1.0"),
+        ("data.mix=cutmx:1", "got 'cutmx:1'; for example cutmix:1.0"),
+        ("data.mix=mixup:1,mixup:0.2", "config.data.mix must name each rule once, got mixup:1,mixup:0.2; keep one of each"),
+        (
+            "data.mix_probability=0.5",
+            "config.data.mix_probability belongs to config.data.mix, which is empty, got 0.5; leave",
+        ),
+        ("data.mix=mixup:1 data.batch_size=126 optim.accumulate=2", "must be even, got 63; change one of them"),
+    ],
+    "_loss": [
+        (
+            "loss.target_threshold=0.2",
+            "config.loss.target_threshold belongs to sigmoid, got config.loss.name=softmax; set",
+        ),
     ],
     "_augmentations": [
         (
@@ -302,3 +323,11 @@ def test_augmentations_are_those_of_the_device():
         assert text.partition(":")[0] == name
         augment.make_augmentation((text,))
         validate(change(f"data.augment={text}"))
+
+
+def test_rules_of_mixing_are_those_of_the_device():
+    from resflax.data import mixing
+
+    assert MIXING.keys() == mixing.RULES.keys()
+    for usage in MIXING.values():
+        validate(change(f"data.mix={usage.replace('ALPHA', '0.2')}"))

@@ -84,7 +84,7 @@ def test_in_exact_arithmetic_the_number_of_devices_changes_no_bit(tmp_path, monk
     Pixels are 0 or 1, 16 of them, the rates are powers of two: after two steps all weights are multiples of 2^-18, and the
     squares and sums of the second step need 23 bits.
     """
-    monkeypatch.setattr("resflax.build.run.cross_entropy", squared_error)
+    monkeypatch.setattr("resflax.build.parts.cross_entropy", squared_error)
     rng = np.random.default_rng(0)
     images = np.zeros((64, 8, 8, 1), np.uint8)
     images[:, :4, :4] = 255 * rng.integers(0, 2, (64, 4, 4, 1))
