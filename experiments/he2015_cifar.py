@@ -20,6 +20,7 @@ import dataclasses
 
 from resflax.config import BatchNormConfig, CheckpointConfig, Config, DataConfig, ModelConfig, OptimConfig
 from resflax.config.files import choose_variant
+from resflax.config.rows import shortened
 from resflax.results.published import Published
 
 CURVE = "the paper shows its curve (Fig. 6) and no number"
@@ -59,14 +60,3 @@ def get_config(variant: str = "resnet20") -> Config:
     looped = ModelConfig("cifar_resnet1202", {"repeat": "scan_remat"})  # unrolled it would compile for minutes
     rows["resnet1202"] = dataclasses.replace(rows["resnet1202"], model=looped)
     return choose_variant(variant, rows | {f"{name}_782": shortened(rows[name]) for name in both})
-
-
-def shortened(row: Config) -> Config:
-    """Two epochs of a row; for machines without an accelerator."""
-    return dataclasses.replace(
-        row,
-        total_steps=782,
-        log_every_steps=23,
-        eval_every_steps=391,
-        checkpoint=dataclasses.replace(row.checkpoint, every_steps=100),
-    )

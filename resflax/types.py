@@ -20,6 +20,7 @@ ConvFactory = Callable[..., nn.Module]  # (features, kernel_size, stride=..., na
 NormFactory = Callable[..., nn.Module]  # (name=..., scale_init=...) -> module
 BlockFactory = Callable[..., nn.Module]  # (width, conv, norm, stride=..., name=...) -> module
 ShortcutFactory = Callable[..., nn.Module]  # (features, stride=..., conv=..., norm=..., name=...) -> module
+OmitBranch = Callable[..., Array]  # (key or None, branch, rate) -> branch, see `resflax.nn.noise`
 GateFactory = Callable[..., nn.Module]  # (name=...) -> module that keeps the shape
 Stem = Callable[[Array, ConvFactory, NormFactory], Array]  # float[B, H, W, C] -> float[B, H', W', width]
 Top = Callable[[Array, NormFactory], Array]  # float[B, H, W, C] -> float32[B, C]

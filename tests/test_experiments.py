@@ -12,6 +12,13 @@ HE_2015 = (
     *(f"plain{depth}" for depth in (20, 32, 44, 56)),
 )
 GROUPS = (8, 16, 32, 64, 128)
+ORDERINGS = ("original", "norm_after_addition", "relu_before_addition", "relu_only_preactivation", "preactivation")
+
+
+def on_both(*rows):
+    return (*rows, *(f"{row}_cifar100" for row in rows))
+
+
 VARIANTS = {
     "quickstart": ("resnet", "cnn"),
     "tutorial": ("cnn", "resnet"),
@@ -24,6 +31,41 @@ VARIANTS = {
         for network, groups in (("resnet20", GROUPS), ("resnet56", GROUPS), ("digits14", GROUPS[:-1]))
         for group in groups
         for kind in ("", "_unbiased", "_reestimated")
+    ),
+    "he2016_cifar": (
+        *(f"{ordering}{depth}" for ordering in ORDERINGS[:-1] for depth in (110, 164)),
+        "preresnet110",
+        "original1001",
+        *on_both("preresnet164", "preresnet1001"),
+        *(f"original{depth}_cifar100" for depth in (164, 1001)),
+        *(f"preresnet{depth}_782" for depth in (20, 110)),
+        *(f"digits{depth}_{ordering}" for depth in (56, 110, 164) for ordering in ORDERINGS),
+    ),
+    "zagoruyko2016_wrn": (
+        *on_both("wrn40_4", "wrn16_8", "wrn28_10", "wrn28_10_dropout", "wrn16_4", "wrn16_4_dropout"),
+        "wrn16_4_782",
+        "digits_wrn16_2",
+        "digits_wrn16_2_dropout",
+    ),
+    "xie2017_resnext": (
+        *on_both("resnext29_8x64d", "resnext29_16x64d"),
+        "resnext29_8x64d_782",
+        "digits11_1x64d",
+        "digits11_8x14d",
+    ),
+    "huang2016_stochastic_depth": (
+        *on_both("constant_depth", "stochastic_depth"),
+        "constant_depth1202",
+        "stochastic_depth1202",
+        "stochastic_depth_782",
+        "digits110_constant",
+        "digits110_stochastic",
+    ),
+    "hu2018_se": (
+        *on_both("se_preresnet110", "se_preresnet164", "se_wrn16_8"),
+        "se_preresnet110_782",
+        "digits56_plain",
+        "digits56_se",
     ),
     "he2015_cifar": (*HE_2015, *(f"{family}{depth}_782" for family in ("resnet", "plain") for depth in (20, 32, 44, 56))),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from flax import linen as nn
 
 from resflax import nn as layers
-from resflax.types import Array, ConvFactory, GateFactory, NormFactory, ShortcutFactory
+from resflax.types import Array, ConvFactory, GateFactory, NormFactory, OmitBranch, ShortcutFactory
 
 
 class BasicBlock(nn.Module):
@@ -27,6 +27,7 @@ class BasicBlock(nn.Module):
     stride: int = 1
     gate: GateFactory | None = None  # on the branch, before the sum
     last_scale_init: Any = nn.initializers.ones  # of norm2; zeros start the block as its shortcut
+    omit_branch: OmitBranch = layers.stochastic_depth
 
     @nn.compact
     def __call__(self, x: Array, key: Array | None = None, omit: float | Array = 0.0) -> Array:
@@ -35,7 +36,7 @@ class BasicBlock(nn.Module):
         y = self.norm(scale_init=self.last_scale_init, name="norm2")(self.conv(self.width, 3, name="conv2")(y))
         y = y if self.gate is None else self.gate(name="squeeze_excite")(y)
         shortcut = self.shortcut(self.width, self.stride, self.conv, self.norm, name="shortcut")
-        return nn.relu(layers.stochastic_depth(key, y, omit) + shortcut(x))
+        return nn.relu(self.omit_branch(key, y, omit) + shortcut(x))
 
 
 class BottleneckBlock(nn.Module):

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from resflax.types import DType, NormFactory
 
-Shortcut = Literal["A", "B", "C"]
+Shortcut = Literal["A", "A_averaged", "B", "C"]
+# image: drawn for each image, the rates growing from 0 in the first block, as timm; batch: as Huang et al. 2016 print it, drawn
+# for the whole batch, the rates growing from 0 at the input, and the branches scaled in evaluation
+StochasticDepthForm = Literal["image", "batch"]
 Repeat = Literal["loop", "scan", "scan_remat"]
 StemForm = Literal["convolution", "space_to_depth"]  # of the 7x7/2, see `resflax.nn.space_to_depth`
 Ordering = Literal[
@@ -33,15 +36,17 @@ def cifar_resnet(
     dtype: DType = None,
     width: Count = 16,
     shortcut: Shortcut = "A",
+    squeeze_excite: UnitInterval = 0.0,
     stochastic_depth: UnitInterval = 0.0,
+    stochastic_depth_form: StochasticDepthForm = "image",
     repeat: Repeat = "loop",
 ) -> nn.Module:
-    """The residual network of `depth` = 6n + 2 layers for small images."""
+    """The residual network of `depth` = 6n + 2 layers for small images; `squeeze_excite` is a ratio, 0: none."""
     from resflax.models import cifar
 
-    return cifar.cifar_net(
-        depth, num_classes=num_classes, norm=norm, dtype=dtype, width=width, shortcut=shortcut,
-        stochastic_depth=stochastic_depth, repeat=repeat,
+    return cifar.cifar_resnet(
+        depth, num_classes=num_classes, norm=norm, dtype=dtype, width=width, shortcut=shortcut, squeeze_excite=squeeze_excite,
+        stochastic_depth=stochastic_depth, stochastic_depth_form=stochastic_depth_form, repeat=repeat,
     )  # fmt: skip
 
 
@@ -57,7 +62,7 @@ def cifar_plain(
     """`cifar_resnet` without its shortcuts."""
     from resflax.models import cifar
 
-    return cifar.cifar_net(depth, num_classes=num_classes, norm=norm, dtype=dtype, width=width, shortcut=None, repeat=repeat)
+    return cifar.cifar_plain(depth, num_classes=num_classes, norm=norm, dtype=dtype, width=width, repeat=repeat)
 
 
 def cifar_preresnet(
@@ -70,6 +75,7 @@ def cifar_preresnet(
     width: Count = 16,
     ordering: Ordering = "preactivation",
     shortcut: Shortcut | None = None,
+    squeeze_excite: UnitInterval = 0.0,
     stochastic_depth: UnitInterval = 0.0,
     repeat: Repeat = "loop",
 ) -> nn.Module:
@@ -79,7 +85,8 @@ def cifar_preresnet(
     bottleneck = block == "bottleneck"
     return cifar.preresnet(
         depth, num_classes=num_classes, norm=norm, dtype=dtype, bottleneck=bottleneck, width=width, ordering=ordering,
-        shortcut=shortcut or ("B" if bottleneck else "A"), stochastic_depth=stochastic_depth, repeat=repeat,
+        shortcut=shortcut or ("B" if bottleneck else "A"), squeeze_excite=squeeze_excite, stochastic_depth=stochastic_depth,
+        repeat=repeat,
     )  # fmt: skip
 
 
@@ -91,6 +98,7 @@ def cifar_wrn(
     norm: NormFactory | None = None,
     dtype: DType = None,
     dropout: UnitInterval = 0.0,
+    squeeze_excite: UnitInterval = 0.0,
     stochastic_depth: UnitInterval = 0.0,
     repeat: Repeat = "loop",
 ) -> nn.Module:
@@ -98,7 +106,7 @@ def cifar_wrn(
     from resflax.models import cifar
 
     return cifar.wide_resnet(
-        depth, widen, num_classes=num_classes, norm=norm, dtype=dtype, dropout=dropout,
+        depth, widen, num_classes=num_classes, norm=norm, dtype=dtype, dropout=dropout, squeeze_excite=squeeze_excite,
         stochastic_depth=stochastic_depth, repeat=repeat,
     )  # fmt: skip
 

@@ -12,14 +12,37 @@ from resflax.models.blocks import BasicBlock, BottleneckBlock, PlainBlock
 from resflax.models.ordering import ORDERINGS, OrderedBlock
 from resflax.models.resnet import ResNet
 from resflax.nn import stem as stems
-from resflax.types import BlockFactory, NormFactory
+from resflax.types import BlockFactory, GateFactory, NormFactory
 
-_SHORTCUTS = {"A": layers.PaddedShortcut, "B": layers.ProjectedShortcut, "C": layers.ProjectedEverywhere}
+_SHORTCUTS = {
+    "A": layers.PaddedShortcut,
+    "A_averaged": layers.AveragedShortcut,
+    "B": layers.ProjectedShortcut,
+    "C": layers.ProjectedEverywhere,
+}
+# Of stochastic depth: what is done to a branch, and the rates of all blocks from that of the last.
+_DEPTH_FORMS = {
+    "image": (layers.stochastic_depth, layers.linear_rates),
+    "batch": (layers.skip_for_batch, layers.linear_rates_from_input),
+}
 
 
-def cifar_net(depth: int, *, width: int, norm: NormFactory | None, shortcut: str | None, **parts: Any) -> nn.Module:
-    """He et al. 2015, Sec. 4.2: `depth` = 6n + 2 layers; residual with shortcut `A`, `B` or `C`, plain with None."""
-    block: BlockFactory = PlainBlock if shortcut is None else functools.partial(BasicBlock, shortcut=_SHORTCUTS[shortcut])
+def cifar_resnet(
+    depth: int, *, width: int, shortcut: str, squeeze_excite: float, stochastic_depth_form: str, **parts: Any
+) -> nn.Module:
+    """He et al. 2015, Sec. 4.2: residual blocks with shortcut `A`, `B` or `C`."""
+    omit_branch, depth_rates = _DEPTH_FORMS[stochastic_depth_form]
+    block = functools.partial(BasicBlock, shortcut=_SHORTCUTS[shortcut], gate=_gate(squeeze_excite), omit_branch=omit_branch)
+    return _two_layer_blocks(depth, block, width=width, depth_rates=depth_rates, **parts)
+
+
+def cifar_plain(depth: int, *, width: int, **parts: Any) -> nn.Module:
+    """The same without shortcuts."""
+    return _two_layer_blocks(depth, PlainBlock, width=width, **parts)
+
+
+def _two_layer_blocks(depth: int, block: BlockFactory, *, width: int, norm: NormFactory | None, **parts: Any) -> nn.Module:
+    """`depth` = 6n + 2 layers of blocks that have two."""
     return ResNet(
         counts=((depth - 2) // 6,) * 3,
         block=block,
@@ -30,8 +53,21 @@ def cifar_net(depth: int, *, width: int, norm: NormFactory | None, shortcut: str
     )
 
 
+def _gate(ratio: float) -> GateFactory | None:
+    """Squeeze-and-excitation as printed: `ratio * C` channels, not rounded as for ImageNet; 0: none."""
+    return functools.partial(layers.SqueezeExcite, ratio=ratio, multiple=1) if ratio else None
+
+
 def preresnet(
-    depth: int, *, bottleneck: bool, width: int, norm: NormFactory | None, ordering: str, shortcut: str, **parts: Any
+    depth: int,
+    *,
+    bottleneck: bool,
+    width: int,
+    norm: NormFactory | None,
+    ordering: str,
+    shortcut: str,
+    squeeze_excite: float,
+    **parts: Any,
 ) -> nn.Module:
     """He et al. 2016, Sec. 4 and 5: 6n + 2 layers of two-layer units, or 9n + 2 of bottlenecks, which stride their first 1x1.
 
@@ -42,7 +78,13 @@ def preresnet(
     kernels, expansion = ((1, 3, 1), 4) if bottleneck else ((3, 3), 1)
     options = {**_SHORTCUTS, "B": layers.ActivatedShortcut if ordering == "preactivation" else layers.ProjectedShortcut}
     block = functools.partial(
-        OrderedBlock, shortcut=options[shortcut], ordering=order, kernels=kernels, strided=1, expansion=expansion
+        OrderedBlock,
+        shortcut=options[shortcut],
+        ordering=order,
+        kernels=kernels,
+        strided=1,
+        expansion=expansion,
+        gate=_gate(squeeze_excite),
     )
     stem = {"nr": stems.small_linear_stem, "r": stems.small_normalised_stem, "": stems.small_stem}[order.before]
     top = {"nr": layers.normalised_top, "r": layers.activated_top, "": layers.pooled_top}[order.before]
@@ -57,11 +99,11 @@ def preresnet(
     )
 
 
-def wide_resnet(depth: int, widen: int, *, norm: NormFactory | None, **parts: Any) -> nn.Module:
+def wide_resnet(depth: int, widen: int, *, norm: NormFactory | None, squeeze_excite: float, **parts: Any) -> nn.Module:
     """WRN-d-k (Zagoruyko and Komodakis 2016, Table 1): 6n + 4 layers, `widen` times the width, dropout inside the units."""
     return ResNet(
         counts=((depth - 4) // 6,) * 3,
-        block=functools.partial(OrderedBlock, shortcut=layers.ActivatedShortcut, strided=1),
+        block=functools.partial(OrderedBlock, shortcut=layers.ActivatedShortcut, strided=1, gate=_gate(squeeze_excite)),
         stem=stems.small_linear_stem,
         top=layers.normalised_top,
         width=16 * widen,

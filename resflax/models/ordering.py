@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from resflax import nn as layers
-from resflax.types import Array, ConvFactory, NormFactory, ShortcutFactory
+from resflax.types import Array, ConvFactory, GateFactory, NormFactory, ShortcutFactory
 
 
 class Ordering(NamedTuple):
@@ -47,6 +47,7 @@ class OrderedBlock(nn.Module):
     strided: int = 1  # which convolution has the stride, from 1
     expansion: int = 1
     dropout: float = 0.0  # before the last convolution
+    gate: GateFactory | None = None  # on the branch, before the sum
 
     @nn.compact
     def __call__(self, x: Array, key: Array | None = None, omit: float | Array = 0.0) -> Array:
@@ -69,5 +70,6 @@ class OrderedBlock(nn.Module):
             stride = self.stride if index == self.strided else 1
             y = self.conv(features if index == depth else self.width, kernel, stride=stride, name=f"conv{index}")(y)
             y = activate(y, self.ordering.last if index == depth else self.ordering.after)
+        y = y if self.gate is None else self.gate(name="squeeze_excite")(y)
         shortcut = self.shortcut(features, self.stride, self.conv, self.norm, name="shortcut")
         return activate(layers.stochastic_depth(for_depth, y, omit) + shortcut(x, activated), self.ordering.joined)

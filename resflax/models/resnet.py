@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import jax
 from flax import linen as nn
@@ -29,7 +30,8 @@ class ResNet(nn.Module):
     top: Top = layers.pooled_top
     conv: ConvFactory = layers.Conv
     norm: NormFactory = layers.BatchNorm
-    stochastic_depth: float = 0.0  # rate of the last block, growing linearly from 0 in the first
+    stochastic_depth: float = 0.0  # rate of the last block
+    depth_rates: Callable[[float, int], tuple[float, ...]] = layers.linear_rates  # of all blocks, from that of the last
     dropout: float = 0.0  # in each block; for blocks that have it
     head_dropout: float = 0.0  # of the features
     repeat: Repeat = "loop"
@@ -40,14 +42,14 @@ class ResNet(nn.Module):
         conv = functools.partial(self.conv, dtype=self.dtype)
         norm = functools.partial(self.norm, use_running_average=not train, dtype=self.dtype)
         block = functools.partial(self.block, dropout=self.dropout) if self.dropout else self.block
-        noisy = train and bool(self.stochastic_depth or self.dropout or self.head_dropout)
-        keys = jax.random.split(self.make_rng("dropout"), len(self.counts) + 1) if noisy else None
-        rates = layers.linear_rates(self.stochastic_depth, sum(self.counts))
+        noisy = bool(self.stochastic_depth or self.dropout or self.head_dropout)
+        keys = jax.random.split(self.make_rng("dropout"), len(self.counts) + 1) if noisy and train else None
+        rates = self.depth_rates(self.stochastic_depth, sum(self.counts)) if noisy else ()
         x = self.stem(images, conv, norm)
         for index, count in enumerate(self.counts):
             width, stride = self.width * 2**index, 1 if index == 0 else 2
             stage = Stage(block, count, width, stride, conv, norm, self.repeat, name=f"stage{index + 1}")
-            x = stage(x) if keys is None else stage(x, keys[index], rates[:count])
+            x = stage(x, None if keys is None else keys[index], rates[:count])
             rates = rates[count:]
         x = self.top(x, norm)  # [B, C]
         if self.num_classes is None:

@@ -16,7 +16,7 @@ from resflax.types import Array, BlockFactory, ConvFactory, NormFactory
 class Stage(nn.Module):
     """`count` blocks of one width; the first has the stride. float[B, H, W, C] -> float[B, H/s, W/s, features].
 
-    With a `key` the blocks' random parts are drawn, `rates` [count] being those of stochastic depth.
+    Where blocks have random parts, `rates` [count] are those of stochastic depth; with a `key` they are drawn.
     """
 
     block: BlockFactory
@@ -31,8 +31,8 @@ class Stage(nn.Module):
     def __call__(self, x: Array, key: Array | None = None, rates: Sequence[float] = ()) -> Array:
         first = self.block(self.width, self.conv, self.norm, stride=self.stride, name="block1")
         others = functools.partial(self.block, self.width, self.conv, self.norm)
-        if key is None:
+        if not rates:
             return layers.repeat(others, self.count - 1, first(x), self.mode)
-        keys = jax.random.split(key, self.count)
-        x = first(x, keys[0], rates[0])
-        return layers.repeat(others, self.count - 1, x, self.mode, keys[1:], rates[1:])
+        keys = None if key is None else jax.random.split(key, self.count)
+        x = first(x, None if keys is None else keys[0], rates[0])
+        return layers.repeat(others, self.count - 1, x, self.mode, None if keys is None else keys[1:], rates[1:])

@@ -18,6 +18,7 @@ torchvision's names.
   cifar_plainN   `cifar_resnetN` without shortcuts
   cifar_preresnetN  pre-activation units, and the other orderings of He et al. 2016, Fig. 4
   cifar_wrnN_K   the wide residual network WRN-N-K
+  cifar_seresnetN, cifar_sepreresnetN, cifar_sewrnN_K  these with squeeze-and-excitation of ratio 1/16
   cifar_vggN, vggN_bn  VGG with batch normalisation, without and with hidden dense layers
   cifar_speedrun  airbench94: a whitening layer and three groups of two convolutions
   tutorial_...   the two networks of the classic Keras tutorial
@@ -82,6 +83,7 @@ def _row(
     return Model(bound, paper, input_shape, num_classes, parameters, multiply_adds)
 
 
+_SE: dict[str, Any] = {"squeeze_excite": 1 / 16}
 _small = functools.partial(_row, (32, 32, 3), 10)
 _large = functools.partial(_row, (224, 224, 3), 1000)
 # ResNet v1.5; the rows below say in what they differ.
@@ -113,6 +115,9 @@ MODELS: dict[str, Model] = {
     "cifar_wrn40_4": _small(ZAGORUYKO_2016, 8_949_210, 1_298_582_016, builders.cifar_wrn, 40, 4),
     "cifar_resnext29_8x64d": _small(XIE_2017, 34_426_698, 5_387_266_048, builders.cifar_resnext, 29, 8, 64),
     "cifar_resnext29_16x64d": _small(XIE_2017, 68_155_210, 10_688_866_304, builders.cifar_resnext, 29, 16, 64),
+    "cifar_sepreresnet110": _small(HU_2018, 1_742_200, 252_899_776, builders.cifar_preresnet, 110, block="basic", **_SE),
+    "cifar_sepreresnet164": _small(HU_2018, 1_905_362, 244_694_528, builders.cifar_preresnet, 164, block="bottleneck", **_SE),
+    "cifar_sewrn16_8": _small(HU_2018, 11_049_290, 1_548_231_680, builders.cifar_wrn, 16, 8, **_SE),
     "cifar_vgg11": _small(SIMONYAN_2015, 9_231_114, 152_769_536, builders.cifar_vgg, 11),
     "cifar_vgg13": _small(SIMONYAN_2015, 9_416_010, 228_267_008, builders.cifar_vgg, 13),
     "cifar_vgg16": _small(SIMONYAN_2015, 14_728_266, 313_201_664, builders.cifar_vgg, 16),
@@ -202,6 +207,9 @@ _FAMILIES: dict[str, tuple[Callable[..., nn.Module], int, int]] = {  # name: bui
     r"cifar_preresnet(\d{1,4})": (functools.partial(builders.cifar_preresnet, block="basic"), 6, 2),
     r"cifar_wrn(\d{1,4})_(\d{1,4})": (builders.cifar_wrn, 6, 4),
     r"cifar_resnext(\d{1,4})_(\d{1,4})x(\d{1,4})d": (builders.cifar_resnext, 9, 2),
+    r"cifar_seresnet(\d{1,4})": (functools.partial(builders.cifar_resnet, **_SE), 6, 2),
+    r"cifar_sepreresnet(\d{1,4})": (functools.partial(builders.cifar_preresnet, block="basic", **_SE), 6, 2),
+    r"cifar_sewrn(\d{1,4})_(\d{1,4})": (functools.partial(builders.cifar_wrn, **_SE), 6, 4),
 }
 
 

@@ -37,13 +37,13 @@ def repeat(
       x: float[B, H, W, C].
       mode: `loop` unrolls; `scan` is one loop over stacked parameters; `scan_remat` also recomputes each block's
         activations in the backward pass, so that memory grows by one activation a block.
-      keys, rates: where the blocks have random parts, of each block its key and its rate of stochastic depth, [count]; a
-        block is then called as `block(x, key, rate)`, and draws the same in every mode.
+      keys, rates: where the blocks have random parts, of each block its key (None: nothing is drawn) and its rate of
+        stochastic depth, [count]; a block is then called as `block(x, key, rate)`, and draws the same in every mode.
     """
     if mode == "loop":
         for index in range(count):
             block = make_block(name=f"block{FIRST + index}")
-            x = block(x) if keys is None else block(x, keys[index], rates[index])
+            x = block(x, None if keys is None else keys[index], rates[index]) if rates else block(x)
         return x
     if count == 0:
         return x
@@ -59,7 +59,7 @@ def repeat(
         split_rngs={"params": True},
         length=count,
     )
-    noise = None if keys is None else (keys, jnp.asarray(rates, jnp.float32))
+    noise = (keys, jnp.asarray(rates, jnp.float32)) if rates else None
     return scan(make_block(name=STACKED), x, noise)[0]
 
 

@@ -32,12 +32,25 @@ class PaddedShortcut(Shortcut):
 
     @nn.compact
     def __call__(self, x: Array, activated: Array | None = None) -> Array:
-        for axis in (1, 2):  # not x[:, ::s, ::s], which becomes a gather where the batch size is a symbol, as in exports
-            x = lax.slice_in_dim(x, 0, x.shape[axis], self.stride, axis)
+        x = self.reduced(x)
         new = self.features - x.shape[-1]
         if new < 0:
             raise ValueError(f"option A can only add channels, got {x.shape[-1]} -> {self.features}; use option B")
         return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2)))
+
+    def reduced(self, x: Array) -> Array:
+        """One pixel of each window of `stride` by `stride`, the first."""
+        for axis in (1, 2):  # not x[:, ::s, ::s], which becomes a gather where the batch size is a symbol, as in exports
+            x = lax.slice_in_dim(x, 0, x.shape[axis], self.stride, axis)
+        return x
+
+
+class AveragedShortcut(PaddedShortcut):
+    """Option A whose pixels are the means of their windows (Huang et al. 2016, Sec. 4)."""
+
+    def reduced(self, x: Array) -> Array:
+        """The mean of each window of `stride` by `stride`."""
+        return _averaged(x, self.stride)
 
 
 class ProjectedEverywhere(Shortcut):
@@ -69,11 +82,7 @@ class PooledShortcut(Shortcut):
     def __call__(self, x: Array, activated: Array | None = None) -> Array:
         if x.shape[-1] == self.features and self.stride == 1:
             return x
-        if self.stride > 1:
-            window = (self.stride, self.stride)
-            edges = [(0, -side % self.stride) for side in x.shape[1:3]]
-            x = nn.avg_pool(x, window, window, edges, count_include_pad=False)
-        return self.norm(name="norm")(self.conv(self.features, 1, name="conv")(x))
+        return self.norm(name="norm")(self.conv(self.features, 1, name="conv")(_averaged(x, self.stride)))
 
 
 class ActivatedShortcut(Shortcut):
@@ -88,3 +97,11 @@ class ActivatedShortcut(Shortcut):
         if x.shape[-1] == self.features and self.stride == 1:
             return x
         return self.conv(self.features, 1, stride=self.stride, name="conv")(activated)
+
+
+def _averaged(x: Array, stride: int) -> Array:
+    """The mean of each window of `stride` by `stride`; one that reaches past the edge averages the pixels it has."""
+    if stride == 1:
+        return x
+    edges = [(0, -side % stride) for side in x.shape[1:3]]
+    return nn.avg_pool(x, (stride, stride), (stride, stride), edges, count_include_pad=False)

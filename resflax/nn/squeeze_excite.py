@@ -12,15 +12,17 @@ from resflax.types import Array
 class SqueezeExcite(nn.Module):
     """`x * sigmoid(expand(relu(reduce(mean(x)))))` (Hu et al. 2018, Eqs. 2 to 4). Keeps the shape, float[B, H, W, C].
 
-    `reduce` has `ratio * C` outputs, rounded to a multiple of 8 and at least 8. Parameters: two dense layers with bias.
+    `reduce` has `ratio * C` outputs, rounded to a multiple of `multiple` and at least that. Parameters: two dense layers with
+    bias.
     """
 
     ratio: float = 1 / 16
+    multiple: int = 8  # timm's, for ImageNet; 1 is the paper's, for networks of few channels
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        reduced = max(8, int(channels * self.ratio + 4) // 8 * 8)
+        reduced = max(self.multiple, int(channels * self.ratio + self.multiple / 2) // self.multiple * self.multiple)
         y = jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))  # [B, C]
         y = nn.relu(nn.Dense(reduced, kernel_init=kaiming_normal, name="reduce")(y))
         y = nn.sigmoid(nn.Dense(channels, kernel_init=kaiming_normal, name="expand")(y))

@@ -33,6 +33,7 @@ _TIMM = "huggingface/pytorch-image-models, results/benchmark-infer-amp-*.csv; th
 _IMGCLSMOB = "osmr/imgclsmob, gluon/README.md"
 _HE_2015 = "He et al. 2015, Table 6"
 _WRN = "Zagoruyko and Komodakis 2016"
+_SE = "Hu et al. 2018, Eqs. 2 to 5 with biases, added to the network without"
 _KERAS = "https://keras.io/api/applications; the exact numbers by keras 3.15, less the running statistics"
 _TUTORIAL = "built in Keras by tests/parity/test_keras.py"
 
@@ -95,6 +96,11 @@ SOURCES: dict[str, Source] = {
     "cifar_resnext29_16x64d": _small(
         f"bearpaw/pytorch-classification, README.md; {_IMGCLSMOB}", 68_155_210, "68.16", 10_688_866_304, "10.70934", "pytorchcv"
     ),
+    # imgclsmob prints 1,744,664 and 1,904,882: it normalises after the stem (32 more) and not at the end (128 and 512 less),
+    # and has projections where the first has none (2,560 more).
+    "cifar_sepreresnet110": _small(_SE, 1_742_200, None, 252_899_776),
+    "cifar_sepreresnet164": _small(_SE, 1_905_362, None, 244_694_528),
+    "cifar_sewrn16_8": _small(_SE, 11_049_290, None, 1_548_231_680),
     "cifar_vgg11": _small("kuangliu/pytorch-cifar, models/vgg.py", 9_231_114, None, 152_769_536),
     "cifar_vgg13": _small("kuangliu/pytorch-cifar, models/vgg.py", 9_416_010, None, 228_267_008),
     "cifar_vgg16": _small("da2so/DA2Lite, model_zoo/README.md", 14_728_266, "14.73", 313_201_664, "0.31"),

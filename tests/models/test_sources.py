@@ -147,6 +147,11 @@ class Tally:
     def dense(self, inputs: int, outputs: int) -> None:
         self.conv(1, inputs, outputs, 1, bias=True)
 
+    def squeeze_excite(self, channels: int, reduction: int = 16) -> None:
+        """Hu et al. 2018, Eq. 3."""
+        self.dense(channels, channels // reduction)
+        self.dense(channels // reduction, channels)
+
 
 def he_2015(tally, depth):
     """Sec. 4.2: 6n+2 layers, 2n at each of 16, 32, 64 filters, normalised; shortcuts, if any, without parameters."""
@@ -161,7 +166,7 @@ def he_2015(tally, depth):
     tally.dense(64, 10)
 
 
-def preactivation(tally, widths, units, project):
+def preactivation(tally, widths, units, project, gated=False):
     """He et al. 2016 and Zagoruyko and Komodakis 2016: units of two 3x3, each after a normalisation, and one at the end."""
     tally.conv(3, 3, 16, 32)
     inputs = 16
@@ -171,6 +176,8 @@ def preactivation(tally, widths, units, project):
             tally.conv(3, inputs, filters, side)
             tally.norm(filters)
             tally.conv(3, filters, filters, side)
+            if gated:
+                tally.squeeze_excite(filters)
             if project and inputs != filters:
                 tally.conv(1, inputs, filters, side)
             inputs = filters
@@ -178,7 +185,7 @@ def preactivation(tally, widths, units, project):
     tally.dense(inputs, 10)
 
 
-def he_2016_bottleneck(tally, depth):
+def he_2016_bottleneck(tally, depth, gated=False):
     """9n+2 layers; the first 1x1 has the stride, as in the authors' resnet-pre-act.lua."""
     tally.conv(3, 3, 16, 32)
     inputs = 16
@@ -188,6 +195,8 @@ def he_2016_bottleneck(tally, depth):
             for size, before, after in ((1, inputs, width), (3, width, width), (1, width, outputs)):
                 tally.norm(before)
                 tally.conv(size, before, after, side)
+            if gated:
+                tally.squeeze_excite(outputs)
             if inputs != outputs:
                 tally.conv(1, inputs, outputs, side)
             inputs = outputs
@@ -265,6 +274,9 @@ ARITHMETIC = {
     "cifar_wrn40_4": (preactivation, (64, 128, 256), 6, True),
     "cifar_resnext29_8x64d": (xie_2017, 8, 64),
     "cifar_resnext29_16x64d": (xie_2017, 16, 64),
+    "cifar_sepreresnet110": (preactivation, (16, 32, 64), 18, False, True),
+    "cifar_sepreresnet164": (he_2016_bottleneck, 164, True),
+    "cifar_sewrn16_8": (preactivation, (128, 256, 512), 2, True, True),
     "cifar_vgg11": (vgg, 1, 1, 2, 2, 2),
     "cifar_vgg13": (vgg, 2, 2, 2, 2, 2),
     "cifar_vgg16": (vgg, 2, 2, 3, 3, 3),

@@ -57,7 +57,7 @@ def test_unknown_names_are_refused_with_the_nearest(name, message):
 
 
 def test_unknown_arguments_are_refused():
-    with pytest.raises(ConfigError, match="no argument 'widht'; it has width, shortcut, stochastic_depth"):
+    with pytest.raises(ConfigError, match="no argument 'widht'; it has width, shortcut, squeeze_excite, stochastic_depth"):
         resflax.create_model("cifar_resnet20", 10, widht=3)
 
 
@@ -103,7 +103,14 @@ def test_options_are_those_a_name_leaves_open():
         "stem_form",
         "repeat",
     }
-    assert set(model_options("cifar_preresnet164")) == {"width", "ordering", "shortcut", "stochastic_depth", "repeat"}
+    assert set(model_options("cifar_preresnet164")) == {
+        "width",
+        "ordering",
+        "shortcut",
+        "squeeze_excite",
+        "stochastic_depth",
+        "repeat",
+    }
 
 
 @pytest.mark.parametrize("ordering", get_args(builders.Ordering))
