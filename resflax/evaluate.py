@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -11,8 +10,8 @@ from typing import Any, Literal
 from resflax.cli import Parser, prepare_jax, run
 from resflax.errors import ConfigError, nearest
 
-# Number of views -> their name. Ten crops of a larger image are not among them: evaluation takes one crop of a file.
-VIEWS: dict[int, Literal["single", "mirror", "mirror_shift"]] = {1: "single", 2: "mirror", 6: "mirror_shift"}
+Views = Literal["single", "mirror", "mirror_shift", "ten_crop"]
+VIEWS: dict[int, Views] = {1: "single", 2: "mirror", 6: "mirror_shift", 10: "ten_crop"}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +37,7 @@ def evaluate_workdir(
     workdir: str,
     split: str | None = None,
     step: int | None = None,
-    views: Literal["single", "mirror", "mirror_shift"] | None = None,
+    views: Views | None = None,
     corruptions: Sequence[str] | Literal["all"] | None = None,
 ) -> dict[str, Any]:
     """Scores the checkpoint of a workdir.
@@ -55,7 +54,7 @@ def evaluate_workdir(
       `{name: [accuracy of severity 1, ..., 5]}`, and `mean_corruption_error`, the mean error over all of them.
 
     Raises:
-      ConfigError: there is no such split or corruption.
+      ConfigError: there is no such split or corruption, or ten crops are asked for of images that are not larger files.
       DataError: the data set's classes are not those of the run.
       StorageError: there is no such checkpoint, or it is damaged.
     """
@@ -68,10 +67,7 @@ def evaluate_workdir(
     for name in names:
         if name not in CORRUPTIONS:
             raise ConfigError(f"there is no corruption {name!r}; did you mean {nearest(name, CORRUPTIONS)[0]}?")
-    trained = open_trained(workdir, split, step, lambda text: print(text, file=sys.stderr))
-    if views is not None:
-        data = dataclasses.replace(trained.config.data, eval_views=views)
-        trained = trained._replace(config=dataclasses.replace(trained.config, data=data))
+    trained = open_trained(workdir, split, step, lambda text: print(text, file=sys.stderr), views=views)
     config, images = trained.config, trained.images
     settings = config.data.eval_views, config.precision.deterministic
     evaluate = make_evaluate(trained.model, trained.pipeline, trained.mesh, len(images.class_names), *settings)

@@ -89,8 +89,7 @@ def write_images(folder, count):
         ("train --config.checkpoint.keep_best=1", "config.checkpoint.keep_best needs"),
         (
             "train --config.data.augment=mixup",
-            "config.data.augment must hold only random_resized_crop, pad_crop:PIXELS, reflect_crop:PIXELS, flip, "
-            "alternating_flip, got 'mixup'",
+            "flip, alternating_flip, got 'mixup'",
         ),
         ("train --config=quickstart:resent", "the variant must be one of resnet, cnn, got 'resent'; choose one"),
         ("train --config=quickstrt", "there is no quickstrt; did you mean quickstart?"),

@@ -13,6 +13,7 @@ import numpy as np
 
 from resflax.build.parts import dataset_dtype
 from resflax.config import Config
+from resflax.config.validate import AUGMENTATIONS, ON_HOST
 from resflax.data.arrays import ImageArrays, load_split
 from resflax.data.datasets import DATASETS
 from resflax.data.folders import ImageFiles
@@ -25,8 +26,11 @@ from resflax.data.reading import (
     decode_all,
     file_reader,
     find_unreadable,
+    five_crop_reader,
     random_crop_reader,
+    scale_jitter_reader,
 )
+from resflax.data.views import CROPS
 from resflax.errors import ConfigError, DataError
 from resflax.training import sharding
 
@@ -35,7 +39,7 @@ Split = ImageArrays | ImageSource
 
 def open_split(config: Config, split: str) -> Split:
     """The images of a split."""
-    settings = config.data
+    settings, on_host = config.data, host_augmentations(config)
     images: Split = load_split(settings.name, split, settings.data_dir)
     if isinstance(images, ImageArrays):
         if settings.crop_ratio != 1:
@@ -43,21 +47,35 @@ def open_split(config: Config, split: str) -> Split:
                 f"config.data.crop_ratio is for image files, but {settings.name} has images of one shape, got "
                 f"{settings.crop_ratio:g}; leave it at 1"
             )
-        if "random_resized_crop" in settings.augment:
+        if on_host:
             raise ConfigError(
-                f"config.data.augment: random_resized_crop is for image files, but {settings.name} has images of one shape; "
+                f"config.data.augment: {on_host[0]} is for image files, but {settings.name} has images of one shape; "
                 "use pad_crop"
+            )
+        if settings.eval_views in CROPS:
+            raise ConfigError(
+                f"config.data.eval_views={settings.eval_views} is for image files, but {settings.name} has images of one "
+                "shape; use single, mirror or mirror_shift"
             )
         return images
     if settings.image_size is None:
         raise ConfigError(
             f"config.data.image_size must be set for {settings.name}, whose images have any size; for example 224"
         )
-    if settings.input == "resident" and "random_resized_crop" in settings.augment:
+    if settings.input == "resident" and on_host:
+        raise ConfigError(f"config.data.augment: {on_host[0]} needs the files, got config.data.input=resident; set it to host")
+    if settings.eval_views in CROPS and (settings.input == "resident" or settings.crop_ratio == 1):
         raise ConfigError(
-            "config.data.augment: random_resized_crop needs the files, got config.data.input=resident; set it to host"
+            f"config.data.eval_views={settings.eval_views} needs the files and crops smaller than the image, got "
+            f"config.data.input={settings.input} and config.data.crop_ratio={settings.crop_ratio:g}; set them to host and, for "
+            "example, 0.875"
         )
     return images
+
+
+def host_augmentations(config: Config) -> tuple[str, ...]:
+    """Those of `config.data.augment` that are made while a file is read."""
+    return tuple(text for text in config.data.augment if text.partition(":")[0] in ON_HOST)
 
 
 def _in_place(config: Config, images: Split) -> Split:
@@ -123,6 +141,11 @@ def make_preprocessing(config: Config, train: Split, normalised: bool = True) ->
         sample, resize = decode_all(train, size, settings.crop_ratio, needed, workers(config)), None
     for text in settings.augment:
         name, _, pixels = text.partition(":")
+        channels = sample.images.shape[-1]
+        if AUGMENTATIONS[name].of_pixels and channels != 3:
+            raise ConfigError(
+                f"config.data.augment: {name} changes colours, but {settings.name} has {channels} channel; leave it out"
+            )
         if name in ("pad_crop", "reflect_crop") and int(pixels) >= size:
             raise ConfigError(f"config.data.augment: {text} must pad by less than the {size} pixels of an image; pad less")
     return fit_preprocessing(settings.normalize if normalised else "unit", sample, resize, statistics)
@@ -131,18 +154,23 @@ def make_preprocessing(config: Config, train: Split, normalised: bool = True) ->
 def training_pipeline(config: Config, images: Split, preprocessing: Preprocessing) -> Pipeline:
     """Batches for training, in the form that `config.data.input` asks for."""
     settings, images = config.data, _in_place(config, images)
-    on_device = tuple(text for text in settings.augment if text != "random_resized_crop")
+    on_host = host_augmentations(config)
+    on_device = tuple(text for text in settings.augment if text not in on_host)
     shared = (preprocessing, settings.batch_size, config.seed, on_device, dataset_dtype(config))
     rows = sharding.local_rows(settings.batch_size)
     if isinstance(images, ImageArrays) and settings.input != "host":
-        return ResidentPipeline(*shared, rows=rows, arrays=images)
+        return ResidentPipeline(*shared, repeats=settings.repeats, rows=rows, arrays=images)
+    size = preprocessing.image_size[0]
     if isinstance(images, ImageArrays):
         read = array_reader(images)
-    elif "random_resized_crop" in settings.augment:
-        read = random_crop_reader(images, preprocessing.image_size[0], config.seed)
+    elif not on_host:
+        read = centered_reader(images, size, settings.crop_ratio)
+    elif on_host[0] == "random_resized_crop":
+        read = random_crop_reader(images, size, config.seed)
     else:
-        read = centered_reader(images, preprocessing.image_size[0], settings.crop_ratio)
-    return HostPipeline(*shared, rows=rows, read=read, labels=images.labels, workers=workers(config))
+        _, low, high = on_host[0].split(":")
+        read = scale_jitter_reader(images, size, (int(low), int(high)), config.seed)
+    return HostPipeline(*shared, repeats=settings.repeats, rows=rows, read=read, labels=images.labels, workers=workers(config))
 
 
 def evaluation_pipeline(config: Config, images: Split, preprocessing: Preprocessing, mesh: jax.sharding.Mesh) -> Pipeline:
@@ -152,13 +180,14 @@ def evaluation_pipeline(config: Config, images: Split, preprocessing: Preprocess
     rows, dtype = sharding.local_rows(batch_size), dataset_dtype(config)
     if isinstance(images, ImageArrays) and config.data.input != "host":
         return ResidentPipeline(preprocessing, batch_size, dtype=dtype, rows=rows, arrays=images)
-    read = (
-        array_reader(images)
-        if isinstance(images, ImageArrays)
-        else centered_reader(images, preprocessing.image_size[0], config.data.crop_ratio)
-    )
+    crops = CROPS.get(config.data.eval_views)
+    if isinstance(images, ImageArrays):
+        read = array_reader(images)
+    else:
+        make = centered_reader if crops is None else five_crop_reader
+        read = make(images, preprocessing.image_size[0], config.data.crop_ratio)
     return HostPipeline(
-        preprocessing, batch_size, dtype=dtype, rows=rows, read=read, labels=images.labels, workers=workers(config)
+        preprocessing, batch_size, dtype=dtype, rows=rows, read=read, crops=crops, labels=images.labels, workers=workers(config)
     )
 
 

@@ -132,8 +132,9 @@ class Pictures:
         return f"#{index}" if isinstance(images, ImageArrays) else images.name(index)
 
     def images(self, ids: np.ndarray) -> tuple[jax.Array, np.ndarray]:
-        """Examples as the network gets them, float[B, H, W, C], and as they are seen, in 0..1."""
+        """Examples as the network gets them, float[B, H, W, C], and as they are seen, in 0..1; of several crops the middle."""
         normalised = examples(self.trained.pipeline, ids)["image"]
+        normalised = normalised if normalised.ndim == 4 else normalised[:, 0]
         return normalised, self.trained.pipeline.preprocessing.pixels(normalised)
 
     def heat(self, images: jax.Array, classes: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from resflax.config import Config
 from resflax.data.arrays import ImageArrays
 from resflax.data.pipeline import Pipeline
 from resflax.data.preprocess import Preprocessing
+from resflax.data.views import CROPS, Views
 from resflax.errors import ConfigError, DataError
 from resflax.training import sharding
 from resflax.training.checkpoints import Saved
@@ -39,6 +40,7 @@ def open_trained(
     step: int | None = None,
     say: Any = None,
     other: tuple[str, str | None] | None = None,
+    views: Views | None = None,
 ) -> Trained:
     """Restores a checkpoint of a workdir and opens a split of a data set for it.
 
@@ -48,6 +50,7 @@ def open_trained(
       step: of the checkpoint; None: the newest that is intact.
       say: is told which checkpoints are damaged.
       other: `data.name` and `data.data_dir` of a data set of any classes; None: that of the run.
+      views: of each image; None: `data.eval_views` of the run.
 
     Raises:
       ConfigError: there is no such split, or another data set has images of another kind.
@@ -60,6 +63,8 @@ def open_trained(
     preprocessing = Preprocessing.from_dict(saved.metadata["preprocessing"])
     if other is not None:
         config = with_data(config, other, preprocessing.image_size[0])
+    if views is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, eval_views=views))
     images = open_split(config, split)
     channels = images.images.shape[-1] if isinstance(images, ImageArrays) else images.channels
     if channels != len(preprocessing.std):
@@ -83,5 +88,6 @@ def open_trained(
 def with_data(config: Config, other: tuple[str, str | None], image_size: int) -> Config:
     """The configuration with the name and folder of another data set, whose images are brought to the network's size."""
     name, data_dir = other
-    data = dataclasses.replace(config.data, name=name, data_dir=data_dir, image_size=image_size, augment=())
+    views = "single" if config.data.eval_views in CROPS else config.data.eval_views  # others need not be files
+    data = dataclasses.replace(config.data, name=name, data_dir=data_dir, image_size=image_size, augment=(), eval_views=views)
     return dataclasses.replace(config, data=data)

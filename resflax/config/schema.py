@@ -35,14 +35,17 @@ class DataConfig:
     workers: CountOrZero | None = None  # threads of the host path; None: one a core; 0: none beside the main one
     image_size: Count | None = None  # None: as the data set has it
     normalize: Literal["per_channel", "per_pixel_mean", "unit"] = "per_channel"
-    # applied in order: `random_resized_crop` (files), `pad_crop:4`, `reflect_crop:2`, `flip`, `alternating_flip`
+    # applied in order: `random_resized_crop` or `scale_jitter_crop:256:480` (files), `color_jitter:0.4`, `pca_lighting:0.1`,
+    # `pad_crop:4`, `reflect_crop:2`, `flip`, `alternating_flip`
     augment: tuple[str, ...] = ()
+    repeats: Count = field(default=1, metadata=ADDED)  # how often a training image is in a batch, each time augmented anew
     # `mixup:ALPHA`, `cutmix:ALPHA`: one of them is drawn for each step, see `resflax.data.mixing`
     mix: tuple[str, ...] = field(default=(), metadata=ADDED)
     # that a step is mixed at all
     mix_probability: Annotated[float, Range(0, 1, open_low=True)] = field(default=1.0, metadata=ADDED)
-    # evaluation: logits averaged over the image and its mirror image, and both shifted by a pixel, see `resflax.data.views`
-    eval_views: Literal["single", "mirror", "mirror_shift"] = field(default="single", metadata=ADDED)
+    # evaluation: logits averaged over the image and its mirror image, and both shifted by a pixel, or over ten crops of a file;
+    # see `resflax.data.views`
+    eval_views: Literal["single", "mirror", "mirror_shift", "ten_crop"] = field(default="single", metadata=ADDED)
     crop_ratio: Annotated[float, Range(0, 1, open_low=True)] = 1.0  # files: share of the shorter side that is evaluated
     unreadable: Literal["error", "skip"] = "error"  # files that are no images; skip: found and listed before training
     max_unreadable_fraction: UnitInterval = 0.001  # with skip: more than this is an error

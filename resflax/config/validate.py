@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from resflax.config.fields import check, field_types, unknown_option
 from resflax.config.schema import Config, OptimConfig
 from resflax.errors import ConfigError, nearest
 from resflax.models.zoo import check_model, model_options
 
+
+class Augmentation(NamedTuple):
+    """How an item of `config.data.augment` is written."""
+
+    usage: str
+    needs: str = ""  # what its arguments are; empty: it takes none
+    example: str = ""
+    accepts: Callable[..., bool] = lambda: True  # of the arguments as they are written; it may raise ValueError or TypeError
+    of_pixels: bool = False  # see `resflax.data.augment`
+
+
+def _pixels(*sides: str) -> bool:
+    return all(side.isdecimal() and int(side) > 0 for side in sides)
+
+
 AUGMENTATIONS = {
-    "random_resized_crop": "random_resized_crop",
-    "pad_crop": "pad_crop:PIXELS",
-    "reflect_crop": "reflect_crop:PIXELS",
-    "flip": "flip",
-    "alternating_flip": "alternating_flip",
+    "random_resized_crop": Augmentation("random_resized_crop"),
+    "scale_jitter_crop": Augmentation(
+        "scale_jitter_crop:FROM:TO",
+        "the smallest and the largest shorter side in pixels",
+        "scale_jitter_crop:256:480",
+        lambda smallest, largest: _pixels(smallest, largest) and int(smallest) <= int(largest),
+    ),
+    "color_jitter": Augmentation(
+        "color_jitter:STRENGTH", "a strength up to 1", "color_jitter:0.4", lambda strength: 0 < float(strength) <= 1, True
+    ),
+    "pca_lighting": Augmentation(
+        "pca_lighting:DEVIATION", "a standard deviation", "pca_lighting:0.1", lambda std: 0 < float(std) < math.inf, True
+    ),
+    "pad_crop": Augmentation("pad_crop:PIXELS", "a number of pixels", "pad_crop:4", lambda side: _pixels(side)),
+    "reflect_crop": Augmentation("reflect_crop:PIXELS", "a number of pixels", "reflect_crop:4", lambda side: _pixels(side)),
+    "flip": Augmentation("flip"),
+    "alternating_flip": Augmentation("alternating_flip"),
 }
 MIXING = {"mixup": "mixup:ALPHA", "cutmix": "cutmix:ALPHA"}
+ON_HOST = ("random_resized_crop", "scale_jitter_crop")  # made while a file is read
 
 
 def validate(config: Config) -> Config:
@@ -252,22 +281,39 @@ def _compiler_options(config: Config) -> None:
 
 
 def _augmentations(config: Config) -> None:
+    size = config.data.image_size
     for text in config.data.augment:
-        name, _, argument = text.partition(":")
+        name, *arguments = text.split(":")
         if name not in AUGMENTATIONS:
-            near = AUGMENTATIONS[nearest(name, AUGMENTATIONS)[0]]
-            raise ConfigError(
-                f"config.data.augment must hold only {', '.join(AUGMENTATIONS.values())}, got {text!r}; did you mean {near}?"
-            )
-        crops = name in ("pad_crop", "reflect_crop")
-        if not crops and argument:
+            near = AUGMENTATIONS[nearest(name, AUGMENTATIONS)[0]].usage
+            usages = ", ".join(known.usage for known in AUGMENTATIONS.values())
+            raise ConfigError(f"config.data.augment must hold only {usages}, got {text!r}; did you mean {near}?")
+        known = AUGMENTATIONS[name]
+        if arguments and not known.needs:
             raise ConfigError(f"config.data.augment: {name} takes no argument, got {text!r}; write {name}")
-        if crops and not (argument.isdecimal() and int(argument) > 0):
-            raise ConfigError(f"config.data.augment: {name} needs a number of pixels, got {text!r}; write {name}:4")
-        size = config.data.image_size
-        if crops and size is not None and int(argument) >= size:
+        try:
+            accepted = known.accepts(*arguments)
+        except (TypeError, ValueError):  # another number of arguments, or what is no number
+            accepted = False
+        if not accepted:
+            raise ConfigError(f"config.data.augment: {name} needs {known.needs}, got {text!r}; write {known.example}")
+        if name in ("pad_crop", "reflect_crop") and size is not None and int(arguments[0]) >= size:
             raise ConfigError(f"config.data.augment: {text} must pad by less than config.data.image_size, got {size}; pad less")
+        if name == "scale_jitter_crop" and size is not None and int(arguments[0]) < size:
+            raise ConfigError(
+                f"config.data.augment: {text} must start at config.data.image_size or above, got {size}; raise its first number"
+            )
     names = [text.partition(":")[0] for text in config.data.augment]
+    crops = [name for name in names if name in ON_HOST]
+    if len(crops) > 1:
+        raise ConfigError(f"config.data.augment must cut one part out of a file, got {' and '.join(crops)}; keep one of them")
+    on_device = [name for name in names if name not in ON_HOST]
+    for before, after in itertools.pairwise(on_device):
+        if AUGMENTATIONS[after].of_pixels and not AUGMENTATIONS[before].of_pixels:
+            raise ConfigError(
+                f"config.data.augment: {after} changes pixels and must come before {before}, which is given normalised images; "
+                "change their order"
+            )
     if len(set(names)) != len(names):
         raise ConfigError(
             f"config.data.augment must name each augmentation once, got {','.join(config.data.augment)}; keep one of each"

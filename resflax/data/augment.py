@@ -1,17 +1,20 @@
-"""Augmentations on the device: pure functions of keys and a batch of normalised images.
+"""Augmentations on the device: pure functions of keys and a batch of images.
 
-They run after normalisation, so that padding with zeros pads with the mean, as in He et al. 2015. Every draw names its
-dtype: JAX's defaults, and with them the numbers drawn, change when 64-bit types are enabled.
+Those of `OF_PIXELS` are given pixels, float in 0..1; the others normalised images, so that padding with zeros pads with the
+mean, as in He et al. 2015. Every draw names its dtype: JAX's defaults, and with them the numbers drawn, change when 64-bit
+types are enabled.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from resflax.data.color import color_jitter, pca_lighting
 from resflax.types import Array
 
 
@@ -87,7 +90,14 @@ def _mirror(which: Array, images: Array) -> Array:
     return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
+def _of_pixels(rule: Callable[[float], Callable[[Array, Array], Array]], argument: float) -> Augmentation:
+    change = rule(argument)
+    return lambda draws, images: change(draws.keys, images)
+
+
 AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
+    "color_jitter": functools.partial(_of_pixels, color_jitter),
+    "pca_lighting": functools.partial(_of_pixels, pca_lighting),
     "pad_crop": pad_crop,
     "reflect_crop": reflect_crop,
     "flip": flip,
@@ -95,16 +105,25 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
 }
 
 
-def make_augmentation(texts: tuple[str, ...]) -> Augmentation:
-    """The composition of `("pad_crop:4", "flip")`, in order; the n-th has draws of its own."""
+OF_PIXELS = frozenset({"color_jitter", "pca_lighting"})  # they come first
+
+
+def make_augmentation(texts: tuple[str, ...], normalise: Callable[[Array], Array] = lambda images: images) -> Augmentation:
+    """The composition of `("color_jitter:0.4", "pad_crop:4", "flip")`, in order; the n-th has draws of its own.
+
+    Args:
+      texts: names of `AUGMENTATIONS` with their arguments.
+      normalise: applied between those of `OF_PIXELS` and the others.
+    """
     parts = []
     for text in texts:
-        name, _, argument = text.partition(":")
-        parts.append(AUGMENTATIONS[name](*([int(argument)] if argument else [])))
+        name, *arguments = text.split(":")
+        parts.append(AUGMENTATIONS[name](*(int(one) if one.isdecimal() else float(one) for one in arguments)))
+    first = sum(text.partition(":")[0] in OF_PIXELS for text in texts)
 
     def apply(draws: Draws, images: Array) -> Array:
         for index, part in enumerate(parts):
-            images = part(draws.fold(index), images)
-        return images
+            images = part(draws.fold(index), normalise(images) if index == first else images)
+        return normalise(images) if first == len(parts) else images
 
     return apply

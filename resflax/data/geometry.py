@@ -26,6 +26,14 @@ def center_crop(image: Image.Image, size: int, crop_ratio: float, method: Image.
     return image.resize((size, size), method, (left, top, left + shorter, top + shorter))
 
 
+def five_crops(image: Image.Image, size: int, crop_ratio: float, method: Image.Resampling = FILTER) -> list[Image.Image]:
+    """`center_crop`, and squares of its size in the corners of the resized image (Krizhevsky et al. 2012, Sec. 4.1)."""
+    side = min(image.size) * crop_ratio
+    corners = [(left, top) for top in (0, image.height - side) for left in (0, image.width - side)]
+    boxes = [(left, top, left + side, top + side) for left, top in corners]
+    return [center_crop(image, size, crop_ratio, method), *(image.resize((size, size), method, box) for box in boxes)]
+
+
 def random_resized_crop(image: Image.Image, size: int, uniforms: Sequence[float]) -> Image.Image:
     """A random part, 8 to 100 % of the area and 3:4 to 4:3 in shape, resized to `size` x `size` (Szegedy et al. 2015, Sec. 6).
 
@@ -33,8 +41,15 @@ def random_resized_crop(image: Image.Image, size: int, uniforms: Sequence[float]
     central part of an allowed shape is taken, as in torchvision. The part is cut out first: the filter, which is wider than
     a pixel where it shrinks, sees nothing beyond its edge.
     """
-    left, top, right, bottom = random_box(image.width, image.height, uniforms)
-    return image.crop((int(left), int(top), int(right), int(bottom))).resize((size, size), FILTER)
+    return cut(image, random_box(image.width, image.height, uniforms), size)
+
+
+def cut(image: Image.Image, box: Box, size: int) -> Image.Image:
+    """A part, resized to `size` x `size`. It is cut out first, at whole pixels: the filter sees nothing beyond them."""
+    left, top, right, bottom = box
+    x, y = math.floor(left), math.floor(top)
+    part = image.crop((x, y, math.ceil(right), math.ceil(bottom)))
+    return part.resize((size, size), FILTER, (left - x, top - y, right - x, bottom - y))
 
 
 def random_box(width: int, height: int, uniforms: Sequence[float]) -> Box:
@@ -52,6 +67,26 @@ def random_box(width: int, height: int, uniforms: Sequence[float]) -> Box:
     w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
+
+
+def scale_jitter_box(width: int, height: int, size: int, scales: tuple[int, int], uniforms: Sequence[float]) -> Box:
+    """A square of `size` pixels of the image resized so that its shorter side has a random number of pixels.
+
+    That number is each of `scales`, from the first to the last, with equal chance, and so is each place of the square (Simonyan
+    and Zisserman 2015, Sec. 3.1; He et al. 2015, Sec. 3.4). The first is at least `size`.
+
+    Args:
+      width, height: of the image as it is.
+      uniforms: 3 numbers in 0..1.
+
+    Returns:
+      The square in pixels of the image as it is.
+    """
+    shorter = scales[0] + int(uniforms[0] * (scales[1] - scales[0] + 1))
+    w, h = (round(side * shorter / min(width, height)) for side in (width, height))
+    left, top = int(uniforms[1] * (w - size + 1)), int(uniforms[2] * (h - size + 1))
+    right, bottom = min(width, (left + size) * width / w), min(height, (top + size) * height / h)
+    return left * width / w, top * height / h, right, bottom
 
 
 def shrink(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:

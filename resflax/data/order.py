@@ -47,15 +47,23 @@ def uniforms(seed: int, epoch: int, example: int, count: int) -> np.ndarray:
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
-def training_batch(seed: int, step: int, batch_size: int, num_examples: int) -> dict[str, np.ndarray]:
-    """Global batch `step`: `id` int32[B], `epoch` int32[B], `mask` bool[B] (all true). It may straddle epochs."""
+def training_batch(seed: int, step: int, batch_size: int, num_examples: int, repeats: int = 1) -> dict[str, np.ndarray]:
+    """Global batch `step`: `id` int32[B], `epoch` int32[B], `mask` bool[B] (all true). It may straddle epochs.
+
+    With `repeats` each example of a permutation is taken so many times in a row (Hoffer et al. 2020, Sec. 3). Within the batch
+    the first times come first, then the second: what is made of one image lies far apart, on other devices and in other groups
+    of statistics. `epoch` then counts how many times the example was seen before, so that each time it is augmented anew.
+    """
     position = step * batch_size + np.arange(batch_size, dtype=np.int64)
-    epoch, within = np.divmod(position, num_examples)
+    drawn, repeat = np.divmod(position, repeats)
+    rows = np.argsort(repeat, kind="stable")
+    drawn, repeat = drawn[rows], repeat[rows]
+    epoch, within = np.divmod(drawn, num_examples)
     ids = np.empty(batch_size, np.int32)
     for one in np.unique(epoch):
         here = epoch == one
         ids[here] = order(seed, int(one), num_examples)[within[here]]
-    return {"id": ids, "epoch": epoch.astype(np.int32), "mask": np.ones(batch_size, bool)}
+    return {"id": ids, "epoch": (epoch * repeats + repeat).astype(np.int32), "mask": np.ones(batch_size, bool)}
 
 
 def census(ids: np.ndarray) -> int:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +21,7 @@ from PIL import Image
 
 from resflax.data import jpeg
 from resflax.data.decode import MAX_BYTES, check_size, decode, orientation_of
-from resflax.data.geometry import random_box, random_resized_crop, shrink
+from resflax.data.geometry import Box, cut, random_box, shrink
 
 _SHARP = 2.0  # a part is decoded at a fraction of its size only if that is still so many times the size asked for
 
@@ -39,7 +40,12 @@ _UPRIGHT = {
 
 
 def random_part(file: Path | BinaryIO, channels: int, size: int, uniforms: Sequence[float], name: str = "") -> np.ndarray:
-    """uint8[size, size, channels]: the part `random_box` of the upright image; the other arguments as `decode` has them.
+    """`part_of` a file: its part `random_box`."""
+    return part_of(file, channels, size, lambda width, height: random_box(width, height, uniforms), name)
+
+
+def part_of(file: Path | BinaryIO, channels: int, size: int, choose: Callable[[int, int], Box], name: str = "") -> np.ndarray:
+    """uint8[size, size, channels]: the part `choose(width, height)` of the upright image; the others as `decode` has them.
 
     Raises:
       InputError: as `decode`.
@@ -53,14 +59,14 @@ def random_part(file: Path | BinaryIO, channels: int, size: int, uniforms: Seque
             data = file.read_bytes()
     if jpeg.is_complete(data):
         with contextlib.suppress(Exception):  # and whether anything is wrong
-            part = _of_jpeg(data, channels, size, uniforms)
+            part = _of_jpeg(data, channels, size, choose)
             if part is not None:
                 return part
-    image = random_resized_crop(decode(file, channels, name), size, uniforms)
-    return np.asarray(image).reshape(size, size, channels)
+    image = decode(file, channels, name)
+    return np.asarray(cut(image, choose(*image.size), size)).reshape(size, size, channels)
 
 
-def _of_jpeg(data: bytes, channels: int, size: int, uniforms: Sequence[float]) -> np.ndarray | None:
+def _of_jpeg(data: bytes, channels: int, size: int, choose: Callable[[int, int], Box]) -> np.ndarray | None:
     """The part of a file that holds grey or RGB as it is asked for; None for any other."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as `decode` does
@@ -71,7 +77,7 @@ def _of_jpeg(data: bytes, channels: int, size: int, uniforms: Sequence[float]) -
     if mode != ("L" if channels == 1 else "RGB"):
         return None
     reverse_columns, reverse_rows, swap = _UPRIGHT.get(orientation, _UPRIGHT[1])
-    left, top, right, bottom = random_box(*((height, width) if swap else (width, height)), uniforms)
+    left, top, right, bottom = choose(*((height, width) if swap else (width, height)))
     if swap:  # from here on the box is that of the image as stored
         left, top, right, bottom = top, left, bottom, right
     if reverse_columns:
@@ -80,7 +86,7 @@ def _of_jpeg(data: bytes, channels: int, size: int, uniforms: Sequence[float]) -
         top, bottom = height - bottom, height - top
     scale = min(right - left, bottom - top) / size
     factor = max(one for one in jpeg.FACTORS if one == 1 or scale >= one * _SHARP)
-    pixels = jpeg.decode_rows(data, int(bottom), factor, channels)
+    pixels = jpeg.decode_rows(data, math.ceil(bottom), factor, channels)
     part = shrink(pixels, (left / factor, top / factor, right / factor, bottom / factor), size)
     part = part[:: -1 if reverse_rows else 1, :: -1 if reverse_columns else 1]
     return part.swapaxes(0, 1) if swap else part

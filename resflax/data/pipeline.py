@@ -13,12 +13,12 @@ With several hosts a pipeline gives each its contiguous `rows` of the global bat
 from __future__ import annotations
 
 import collections
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,13 +37,14 @@ AHEAD = 2  # batches that are decoded while the device works on another
 
 @dataclass(frozen=True)
 class _Settings:
-    """What both forms share. `augment` and `seed` matter only for training batches."""
+    """What both forms share. `augment`, `repeats` and `seed` matter only for training batches."""
 
     preprocessing: Preprocessing
     batch_size: int  # global
     seed: int = 0
     augment: tuple[str, ...] = ()  # on the device
     dtype: DType = jnp.float32
+    repeats: int = field(default=1, kw_only=True)  # how often in a row a training example is taken
     rows: tuple[int, int] | None = field(default=None, kw_only=True)  # start and stop in a global batch; None: all
     corruption: str | None = field(default=None, kw_only=True)  # of `corruptions`, of the severity `resident["severity"]`
 
@@ -55,10 +56,12 @@ class _Settings:
         """
         if self.corruption is not None:
             images = corrupt(self.corruption, resident["seed"], batch["id"], images, resident["severity"])
-        images = self.preprocessing(images, self.dtype)
+        images = self.preprocessing.scale(images, self.dtype)
         if self.augment:
             draws = make_draws(stream_key(resident["seed"], "augment"), batch["epoch"], batch["id"])
-            images = make_augmentation(self.augment)(draws, images)
+            images = make_augmentation(self.augment, self.preprocessing.normalise)(draws, images)
+        else:
+            images = self.preprocessing.normalise(images)
         return {"image": images, "label": labels, "mask": batch["mask"], "id": batch["id"]}
 
     def local(self, batch: HostBatch) -> HostBatch:
@@ -82,7 +85,7 @@ class ResidentPipeline(_Settings):
 
     def training_batches(self) -> Callable[[int], HostBatch]:
         """`step -> this host's rows of global batch step`, see `resflax.data.order`."""
-        return lambda step: self.local(training_batch(self.seed, step, self.batch_size, len(self)))
+        return lambda step: self.local(training_batch(self.seed, step, self.batch_size, len(self), self.repeats))
 
     def evaluation_batches(self) -> Iterator[HostBatch]:
         """Every example once, the last batch filled up under the mask."""
@@ -97,7 +100,8 @@ class ResidentPipeline(_Settings):
 class HostPipeline(_Settings):
     """One split whose images are made on the host when they are needed."""
 
-    read: Read | Gather = field(kw_only=True)  # (epoch, id) -> uint8[H, W, C], a pure function; or of all ids at once
+    read: Read | Gather = field(kw_only=True)  # (epoch, id) -> uint8[(V,) H, W, C], a pure function; or of all ids at once
+    crops: int | None = field(default=None, kw_only=True)  # V: how many views of an image are read; None: no such axis
     labels: np.ndarray = field(kw_only=True)  # int32[N]
     workers: int = field(default=0, kw_only=True)  # threads; 0: the calling one
 
@@ -111,8 +115,8 @@ class HostPipeline(_Settings):
 
     def training_batches(self) -> Callable[[int], HostBatch]:
         """`step -> this host's rows of global batch step`; the following batches are made ahead by the workers."""
-        global_batch = functools.partial(training_batch, self.seed, batch_size=self.batch_size, num_examples=len(self))
-        return _Ahead(self, lambda step: self.local(global_batch(step)))
+        settings = {"batch_size": self.batch_size, "num_examples": len(self), "repeats": self.repeats}
+        return _Ahead(self, lambda step: self.local(training_batch(self.seed, step, **settings)))
 
     def evaluation_batches(self) -> Iterator[HostBatch]:
         """Every example once, the last batch filled up under the mask."""
@@ -152,14 +156,21 @@ class HostPipeline(_Settings):
                 made[row] = image
             if made is None:
                 shape = (*self.preprocessing.image_size, len(self.preprocessing.std))
-                made = np.zeros((len(batch["id"]), *shape), np.uint8)
+                views = () if self.crops is None else (self.crops,)
+                made = np.zeros((len(batch["id"]), *views, *shape), np.uint8)
             return made
 
         return finish
 
     def materialise(self, batch: Batch, resident: Batch) -> dict[str, Array]:
-        """See `_Settings.finish`; pure, for use inside `jit`."""
-        return self.finish(batch["image"], batch["label"], batch, resident)
+        """See `_Settings.finish`; pure, for use inside `jit`. What is read as several views, float[B, V, H, W, C], stays so."""
+
+        def finish(images: Array) -> dict[str, Array]:
+            return self.finish(images, batch["label"], batch, resident)
+
+        if self.crops is None:
+            return finish(batch["image"])
+        return jax.vmap(finish, 1, {"image": 1, "label": None, "mask": None, "id": None})(batch["image"])
 
 
 Pipeline = ResidentPipeline | HostPipeline

@@ -30,7 +30,11 @@ class Preprocessing:
 
     def __call__(self, images: Array, dtype: DType = jnp.float32) -> Array:
         """uint8[B, H, W, C] -> dtype[B, *image_size, C]."""
-        return (self.scale(images, dtype) - jnp.asarray(self.mean, dtype)) / jnp.asarray(self.std, dtype)
+        return self.normalise(self.scale(images, dtype))
+
+    def normalise(self, images: Array) -> Array:
+        """The part from the mean on: float[B, *image_size, C] in 0..1 -> the same shape and dtype."""
+        return (images - jnp.asarray(self.mean, images.dtype)) / jnp.asarray(self.std, images.dtype)
 
     def scale(self, images: Array, dtype: DType = jnp.float32) -> Array:
         """The part before the mean: uint8[B, H, W, C] -> dtype[B, *image_size, C] in 0..1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from dataclasses import dataclass
@@ -13,13 +14,13 @@ from PIL import Image
 
 from resflax.data.arrays import ImageArrays
 from resflax.data.decode import decode, read_image
-from resflax.data.geometry import ATTEMPTS, center_crop
+from resflax.data.geometry import ATTEMPTS, center_crop, five_crops, scale_jitter_box
 from resflax.data.order import uniforms
-from resflax.data.parts import random_part
+from resflax.data.parts import part_of, random_part
 from resflax.data.preprocess import LARGEST, Preprocessing
 from resflax.errors import InputError
 
-Read = Callable[[int, int], np.ndarray]
+Read = Callable[[int, int], np.ndarray]  # of some views of an image, uint8[V, H, W, C]
 
 
 class ImageSource(Protocol):
@@ -78,6 +79,16 @@ def centered_reader(source: ImageSource, size: int, crop_ratio: float) -> Read:
     return read
 
 
+def five_crop_reader(source: ImageSource, size: int, crop_ratio: float) -> Read:
+    """The middle and the corners of each image, uint8[5, H, W, C]."""
+
+    def read(epoch: int, index: int) -> np.ndarray:
+        crops = five_crops(source.open(index), size, crop_ratio)
+        return np.stack([np.asarray(crop).reshape(size, size, source.channels) for crop in crops])
+
+    return read
+
+
 def file_reader(reading: Mapping[str, Any]) -> Callable[[Path], np.ndarray]:
     """`path -> uint8[H, W, C]`, as a network's metadata say.
 
@@ -107,6 +118,17 @@ def random_crop_reader(source: ImageSource, size: int, seed: int) -> Read:
     def read(epoch: int, index: int) -> np.ndarray:
         draws = uniforms(seed, epoch, index, 4 * ATTEMPTS).tolist()
         return random_part(source.file(index), source.channels, size, draws, source.name(index))
+
+    return read
+
+
+def scale_jitter_reader(source: ImageSource, size: int, scales: tuple[int, int], seed: int) -> Read:
+    """A random crop of each image at a random scale, another in each epoch, see `resflax.data.geometry.scale_jitter_box`."""
+
+    def read(epoch: int, index: int) -> np.ndarray:
+        draws = uniforms(seed, epoch, index, 3).tolist()
+        choose = functools.partial(scale_jitter_box, size=size, scales=scales, uniforms=draws)
+        return part_of(source.file(index), source.channels, size, choose, source.name(index))
 
     return read
 

@@ -14,7 +14,7 @@ from resflax.version import __version__
 if TYPE_CHECKING:
     from resflax.config import Config
 
-VIEWS = {"single": 1, "mirror": 2, "mirror_shift": 6}  # of each image, see `resflax.data.views`
+VIEWS = {"single": 1, "mirror": 2, "mirror_shift": 6, "ten_crop": 10}  # of each image, see `resflax.data.views`
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from resflax.config import Config, ModelConfig, OptimConfig, apply_overrides, validate
-from resflax.config.validate import _RULES, AUGMENTATIONS, MIXING
+from resflax.config.validate import _RULES, AUGMENTATIONS, MIXING, ON_HOST
 from resflax.errors import ConfigError
 
 VALID = Config(total_steps=100)
@@ -169,8 +169,7 @@ IMPOSSIBLE = {
     "_augmentations": [
         (
             "data.augment=flp",
-            "config.data.augment must hold only random_resized_crop, pad_crop:PIXELS, reflect_crop:PIXELS, flip, "
-            "alternating_flip, got 'flp'; did you mean flip?",
+            "flip, alternating_flip, got 'flp'; did you mean flip?",
         ),
         ("data.augment=crop:4", "got 'crop:4'; did you mean pad_crop:PIXELS?"),
         ("data.augment=flip:1", "flip takes no argument, got 'flip:1'; write flip"),
@@ -178,6 +177,23 @@ IMPOSSIBLE = {
         ("data.augment=pad_crop:0", "pad_crop needs a number of pixels, got 'pad_crop:0'"),
         ("data.augment=pad_crop:-1", "pad_crop needs a number of pixels, got 'pad_crop:-1'"),
         ("data.augment=pad_crop:8 data.image_size=8", "pad_crop:8 must pad by less than config.data.image_size, got 8"),
+        ("data.augment=pad_crop:4:4", "pad_crop needs a number of pixels, got 'pad_crop:4:4'; write pad_crop:4"),
+        ("data.augment=color_jitter:1.5", "color_jitter needs a strength up to 1, got 'color_jitter:1.5'"),
+        ("data.augment=color_jitter:nan", "color_jitter needs a strength up to 1, got 'color_jitter:nan'"),
+        (
+            "data.augment=pca_lighting:x",
+            "pca_lighting needs a standard deviation, got 'pca_lighting:x'; write",
+        ),
+        ("data.augment=flip,color_jitter:0.4", "color_jitter changes pixels and must come before flip"),
+        (
+            "data.augment=scale_jitter_crop:480:256",
+            "needs the smallest and the largest shorter side in pixels, got 'scale_jitter_crop:480:256'; write",
+        ),
+        ("data.augment=scale_jitter_crop:9:12 data.image_size=10", "must start at config.data.image_size or above, got 10"),
+        (
+            "data.augment=scale_jitter_crop:9:12,flip,random_resized_crop",
+            "must cut one part out of a file, got scale_jitter_crop and random_resized_crop",
+        ),
         ("data.augment=pad_crop:1,flip,pad_crop:2", "must name each augmentation once, got pad_crop:1,flip,pad_crop:2"),
     ],
 }
@@ -314,15 +330,14 @@ def test_a_files_values_are_checked_as_those_of_the_command_line(changes, says):
 def test_augmentations_are_those_of_the_device():
     from resflax.data import augment
 
-    on_the_host = {"random_resized_crop"}
-    assert AUGMENTATIONS.keys() - on_the_host == augment.AUGMENTATIONS.keys()
-    for name, usage in AUGMENTATIONS.items():
-        if name in on_the_host:
-            continue
-        text = usage.replace("PIXELS", "2")
-        assert text.partition(":")[0] == name
-        augment.make_augmentation((text,))
+    assert AUGMENTATIONS.keys() - set(ON_HOST) == augment.AUGMENTATIONS.keys()
+    assert {name for name, known in AUGMENTATIONS.items() if known.of_pixels} == augment.OF_PIXELS
+    for name, known in AUGMENTATIONS.items():
+        text = known.example or name
+        assert text.partition(":")[0] == known.usage.partition(":")[0] == name
         validate(change(f"data.augment={text}"))
+        if name not in ON_HOST:
+            augment.make_augmentation((text,))
 
 
 def test_rules_of_mixing_are_those_of_the_device():
