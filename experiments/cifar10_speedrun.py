@@ -4,8 +4,9 @@
     python -m resflax.reproduce experiments/cifar10_speedrun.py --rows=cpu --seeds=3
 
 After `airbench94_muon` (Jordan 2024, arXiv:2404.00498, and its repository), whose network and recipe these are but for: one
-momentum for Muon and SGD, with the rate of the latter scaled to match; biases do not decay; five Newton-Schulz steps for three;
-the bias of the whitening layer learns to the end and not for three epochs; batches go on across the end of an epoch.
+momentum for Muon and SGD, with the rate of the latter scaled to match; biases do not decay, and the head at less than half
+their rate; five Newton-Schulz steps for three; the bias of the whitening layer learns to the end and not for three epochs;
+batches go on across the end of an epoch.
 
 The clock runs as theirs: `speedrun_seconds` of a record is the initialisation from the training images, all steps, and the
 final evaluation with its views. Outside of it are compilation, reading the data, evaluations on the way and saving;

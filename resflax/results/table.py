@@ -99,7 +99,7 @@ def _line(row: str, paper: Published | None, ours: Measured | Unmeasured | None,
 
 def duration(low: float, high: float) -> str:
     """`40 to 90 minutes`, from seconds."""
-    unit, length = next((unit, length) for unit, length in UNITS.items() if high >= 2 * length or length == 1)
+    unit, length = next((unit, length) for unit, length in UNITS.items() if low >= 1.5 * length or length == 1)
     first, last = (
         f"{seconds / length:,.0f}" if seconds >= 10 * length else f"{seconds / length:.2g}" for seconds in (low, high)
     )

@@ -1,0 +1,115 @@
+"""Every row of every experiment is what its paper says, as `tests/recipes/*.toml` has it, or says what it does otherwise."""
+
+import inspect
+import re
+
+import pytest
+
+from resflax.config import load_config
+from resflax.config.files import load_experiment
+from tests.recipe_table import differences, papers, recipe
+from tests.test_experiments import VARIANTS
+
+# {experiment: file of the table}; a row is called as there, but for `NAMES`.
+FOLLOWS = {
+    "he2015_cifar": "he2015_cifar",
+    "he2016_cifar": "he2016",
+    "zagoruyko2016_wrn": "wide_resnet",
+    "xie2017_resnext": "resnext",
+    "huang2016_stochastic_depth": "stochastic_depth",
+    "hu2018_se": "squeeze_excitation",
+    "imagenet": "goyal2017",
+    "cifar10_speedrun": "muon",
+}
+NAMES = {
+    "imagenet": {"goyal2017": "batch8192"},
+    "cifar10_speedrun": {"gpu": "airbench94"},
+}
+# Rows of our own, by a pattern, and why no paper has them.
+OURS = {
+    "quickstart:.*": "digits",
+    "tutorial:.*": "digits; the notebook's networks",
+    "degradation:.*": "digits",
+    ".*:digits.*": "digits",
+    ".*:.*_782": "two epochs of a row",
+    "finetune:.*": "the reader's photographs",
+    "batch_norm_group:resnet.*": "a study of our own on the recipe of He et al. 2015",
+    "cifar10_speedrun:cpu.*": "for two CPU cores",
+    "imagenet:smoke": "twenty steps on any folder",
+}
+# {experiment:row, as a pattern: {key: (what it has instead, words of its docstring that say so)}}
+DEVIATIONS = {
+    "cifar10_speedrun:gpu": {
+        "optim.decay_mask": ("kernels", "biases do not decay"),
+        "optim.weight_decay": (4e-5, "the head at less than half their rate"),
+    },
+    "imagenet:goyal2017": {"half_precision": (True, "bfloat16 for float32")},
+}
+# Recipes that no experiment follows, by a pattern, and why.
+NOT_HERE = {
+    "wide_resnet/wrn16_8_dropout_svhn": "604,388 images",
+    **{f"{paper}/.*": "no experiment yet" for paper in papers() if paper not in FOLLOWS.values()},
+    "goyal2017/batch256": "goyal2017 with --config.data.batch_size=256",
+}
+
+ROWS = [(name, row) for name, rows in VARIANTS.items() for row in rows]
+THEIRS = [(name, row) for name, row in ROWS if not any(re.fullmatch(ours, f"{name}:{row}") for ours in OURS)]
+FROM_PAPERS = [(name, row) for name, row in THEIRS if name in FOLLOWS]
+
+
+def followed(experiment, row):
+    """The recipe of a row, `file/row`."""
+    return f"{FOLLOWS[experiment]}/{NAMES.get(experiment, {}).get(row, row)}"
+
+
+def said(experiment):
+    """The docstring of an experiment in one line."""
+    return " ".join(inspect.getdoc(load_experiment(experiment)[0]).split())
+
+
+def deviations(experiment, row):
+    found = {}
+    for pattern, named in DEVIATIONS.items():
+        if re.fullmatch(pattern, f"{experiment}:{row}"):
+            found |= named
+    return found
+
+
+def test_every_row_follows_a_recipe_or_is_our_own():
+    """Otherwise write the recipe down from the paper and name it in `FOLLOWS`, or say in `OURS` why there is none."""
+    assert sorted({f"{name}:{row}" for name, row in {*THEIRS} - {*FROM_PAPERS}}) == []
+
+
+@pytest.mark.parametrize(("experiment", "row"), FROM_PAPERS)
+def test_a_row_is_what_its_paper_says(experiment, row):
+    config, _ = load_config(f"{experiment}:{row}")
+    named = deviations(experiment, row)
+    found = differences(config, followed(experiment, row))
+    assert {key: pair for key, pair in found.items() if key not in named} == {}
+    assert {key: has for key, (_, has) in found.items()} == {key: has for key, (has, _) in named.items()}  # none is outdated
+
+
+@pytest.mark.parametrize(("pattern", "key"), [(pattern, key) for pattern, named in DEVIATIONS.items() for key in named])
+def test_a_deviation_is_named_where_the_row_is(pattern, key):
+    assert DEVIATIONS[pattern][key][1] in said(pattern.partition(":")[0])
+
+
+@pytest.mark.parametrize(("experiment", "row"), FROM_PAPERS)
+def test_the_published_number_is_the_papers(experiment, row):
+    published = getattr(load_experiment(experiment)[0], "PUBLISHED", {})
+    ours = published[row].error if row in published else None
+    assert ours == recipe(followed(experiment, row)).get("published")
+
+
+def test_every_pattern_fits_a_row():
+    names = [f"{name}:{row}" for name, row in ROWS]
+    unused = [pattern for pattern in (*OURS, *DEVIATIONS) if not any(re.fullmatch(pattern, name) for name in names)]
+    assert unused == []
+
+
+def test_every_recipe_is_followed_or_missing_for_a_reason():
+    recipes = {f"{paper}/{row}" for paper, content in papers().items() for row in content["rows"]}
+    used = {followed(experiment, row) for experiment, row in FROM_PAPERS}
+    missing = {one for one in recipes if any(re.fullmatch(pattern, one) for pattern in NOT_HERE)}
+    assert recipes - used - missing == set()
+    assert used & missing == set()
