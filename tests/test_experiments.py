@@ -44,8 +44,8 @@ VARIANTS = {
     "zagoruyko2016_wrn": (
         *on_both("wrn40_4", "wrn16_8", "wrn28_10", "wrn28_10_dropout", "wrn16_4", "wrn16_4_dropout"),
         "wrn16_4_782",
-        "digits_wrn16_2",
-        "digits_wrn16_2_dropout",
+        "digits_wrn10_2",
+        "digits_wrn10_2_dropout",
     ),
     "xie2017_resnext": (
         *on_both("resnext29_8x64d", "resnext29_16x64d"),
