@@ -1,6 +1,10 @@
 """CIFAR-10 itself, where it is at hand: prepared once through tfds, the same from memory and from the host path."""
 
 import dataclasses
+import json
+import os
+import re
+import shlex
 import subprocess
 import sys
 
@@ -79,3 +83,26 @@ def test_both_paths_train_and_score_alike(runs):
     for evaluation in evaluations:
         assert evaluation.images_scored == 10_000
     np.testing.assert_array_equal(evaluations[0].confusion, evaluations[1].confusion)
+
+
+def test_fine_tuning_on_a_small_folder_beats_training_from_scratch(data_dir, tmp_path):
+    """What docs/transfer.md measured, by its own commands: six classes, then 200 images of four others; three seeds."""
+    section = (ROOT / "docs/transfer.md").read_text().partition("## Measured: four new classes of CIFAR-10")[2]
+    program = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    commands = re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1].replace("\\\n", " ")
+    pretrain, full = (line.replace("python ", f"{sys.executable} ", 1) for line in commands.strip().splitlines())
+    environment = {**os.environ, "TFDS_DATA_DIR": data_dir}
+
+    def train(command):
+        done = subprocess.run(shlex.split(command), cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])["test_accuracy"]
+
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    found = {"six": train(pretrain)}
+    for seed in range(3):
+        tuned = full.replace("full0", f"full{seed}").replace("seed=0", f"seed={seed}")
+        scratch = tuned.replace(":full", ":scratch").replace("=full", "=scratch").replace("--config.init.weights=six", "")
+        found |= {f"full{seed}": train(tuned), f"scratch{seed}": train(scratch)}
+        assert found[f"full{seed}"] > found[f"scratch{seed}"], found
+    print(found)
