@@ -81,6 +81,7 @@ def prepare_jax(float64: bool = False) -> Any:
     from resflax.training.logs import quiet
 
     quiet()
+    avoid_broken_fusion()
     if float64:
         jax.config.update("jax_enable_x64", True)
     if jax.config.values["jax_compilation_cache_dir"] is None:
@@ -90,3 +91,16 @@ def prepare_jax(float64: bool = False) -> Any:
         if name.upper() not in os.environ:
             jax.config.update(name, least)
     return jax
+
+
+def avoid_broken_fusion() -> None:
+    """Switches off what makes NaN of bfloat16 on CPUs in JAX 0.12; without effect once a device was used.
+
+    XLA:CPU there hands chains of convolutions that end in a sum or maximum to YNNPACK, with NaN for two bfloat16 convolutions
+    with normalisation and ReLU. float32 is not affected, but the option is of the process.
+    """
+    import jax
+
+    option, flags = "--xla_cpu_experimental_ynn_fusion_type", os.environ.get("XLA_FLAGS", "")
+    if (0, 12) <= jax.__version_info__ < (0, 13) and option not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {option}="

@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
+    from resflax.cli import avoid_broken_fusion
+
+    avoid_broken_fusion()
     if not hasattr(config, "workerinput"):  # before pytest-xdist starts its workers
         from resflax.data.arrays import load_split
 

@@ -42,8 +42,9 @@ def compile_with(
     given = {**(others or {}), **{name: _value(value) for name, value in pairs}}
     try:
         return lowered.compile(compiler_options=given or None)
-    except (jax.errors.JaxRuntimeError, TypeError) as error:
-        if isinstance(error, TypeError) or _REFUSED.search(str(error)):
+    except (jax.errors.JaxRuntimeError, TypeError, ValueError, LookupError) as error:
+        # JAX refuses values of its own options by Python's errors, XLA by its one error.
+        if not isinstance(error, jax.errors.JaxRuntimeError) or _REFUSED.search(str(error)):
             raise ConfigError(
                 f"config.precision.compiler_options must be known to XLA (jax {jax.__version__}), got {', '.join(options)}, "
                 f"but {' '.join(str(error).split())}; correct or leave out what it names"

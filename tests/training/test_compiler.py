@@ -34,7 +34,7 @@ def lowered():
         (),
         ("xla_gpu_autotune_level=2", "xla_gpu_enable_command_buffer=FUSION+CUBLAS"),
         ("xla_gpu_enable_command_buffer=",),
-        ("optimization_level=1", "xla_embed_ir_in_executable=True", "xla_gpu_autotune_gemm_rtol=0.25"),
+        ("xla_backend_optimization_level=1", "xla_embed_ir_in_executable=True", "xla_gpu_autotune_gemm_rtol=0.25"),
     ],
 )
 def test_options_are_taken(lowered, options):
@@ -46,7 +46,7 @@ def test_options_are_taken(lowered, options):
     [
         ("no_such_option=1", "No such compile option: 'no_such_option'; correct or leave out what it names"),
         ("xla_gpu_autotune_level=high", "While setting option xla_gpu_autotune_level, 'high' is not a valid int32 value"),
-        ("optimization_level=O1", "incompatible function arguments"),
+        ("optimization_level=high", "; correct or leave out what it names"),
     ],
 )
 def test_an_unknown_option_or_value_is_one_sentence(lowered, option, says):
