@@ -190,7 +190,7 @@ def _scored_sections(workdir: str, run: Run) -> list[Element]:
         about.append(notice(here))
     shown = (
         f"{len(worst)} of {len(labels) - right:,}, the greatest loss first; beside each image Grad-CAM at {pictures.stage}: "
-        "where the network sees what it takes it for."
+        "where the network sees what it takes it for, red most."
     )
     explored = element("div", matrix(confusion, names), galleries(found, names), class_="explore")
     return [

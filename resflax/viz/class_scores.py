@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from resflax.viz.style import BLUE, ORANGE, shorten, tidy
+from resflax.viz.style import BLUE, ORANGE, entitle, shorten, tidy
 
 SHOWN = 30
 
@@ -38,7 +38,7 @@ def plot_class_scores(
     axes.set(xlabel="fraction", ylabel="class (examples)", xlim=(left, 1 + 0.03 * (1 - left)))
     which = f"the {SHOWN} of {len(f1)} classes with the lowest F1\n" if len(f1) > SHOWN else ""
     means = f"precision {precision.mean():.3f}, recall {recall.mean():.3f}, F1 {f1.mean():.3f}"
-    figure.suptitle(f"{title}\n{which}mean over all classes: {means}", fontsize=10)
+    entitle(figure, f"{title}\n{which}mean over all classes: {means}", 10)
     axes.margins(y=0.6 / len(order))
     tidy(axes)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)

@@ -10,7 +10,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from resflax.viz.style import BLUE, shorten, tidy
+from resflax.viz.style import BLUE, entitle, shorten, tidy
 
 NAMED, COUNTED, PAIRS = 40, 20, 20  # classes up to which they are named, and counts written; pairs shown of more classes
 
@@ -25,17 +25,18 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], title: str
     many = count > NAMED
     side = 8.0 if many else min(12.0, max(4.5, 0.5 * count + 2))
     figure = Figure(figsize=(13 if many else side, side * 0.9), layout="constrained")
+    entitle(figure, title)
     axes, *beside = figure.subplots(1, 2 if many else 1, width_ratios=(2, 1) if many else None, squeeze=False)[0]
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     # Beyond 40 classes a cell is a few pixels, and what is off the diagonal would not be seen by its share alone.
     image = axes.imshow(share, cmap="Blues", norm=PowerNorm(0.5 if many else 1.0, 0, 1), interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    axes.set_title(title, fontsize=11)
     axes.set(xlabel="predicted class", ylabel="true class")
     if not many:
-        longest = max(len(name) for name in class_names)
-        axes.set_xticks(range(count), class_names, rotation=45 if longest > 3 else 0, ha="right" if longest > 3 else "center")
-        axes.set_yticks(range(count), class_names)
+        names = [shorten(name, 30) for name in class_names]
+        longest = max(map(len, names))
+        axes.set_xticks(range(count), names, rotation=45 if longest > 3 else 0, ha="right" if longest > 3 else "center")
+        axes.set_yticks(range(count), names)
     if count <= COUNTED:
         for row in range(count):
             for column in range(count):

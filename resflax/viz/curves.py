@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from resflax.viz.style import BLUE, ORANGE, tidy
+from resflax.viz.style import BLUE, ORANGE, entitle, tidy
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], split: str, title: str) -> Figure:
@@ -18,7 +18,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], split: str, title: str) -> 
       title: of the figure.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    entitle(figure, title)
     left, right = figure.subplots(1, 2)
     for name, color, label in (("train", BLUE, "training (running mean)"), (split, ORANGE, split)):
         losses = [(row["step"], row[f"{name}_loss"]) for row in rows if f"{name}_loss" in row]
@@ -26,22 +26,13 @@ def plot_curves(rows: Sequence[Mapping[str, float]], split: str, title: str) -> 
         for axes, points in ((left, losses), (right, errors)):
             if points:
                 steps, values = zip(*points, strict=True)
-                axes.plot(steps, values, color=color, label=label, linewidth=1.6, marker="o" if len(points) == 1 else None)
+                text = f"{label}, at the end {values[-1]:.2f} %" if name == split else label  # the legend is that of the errors
+                marker = "o" if len(points) == 1 else None
+                axes.plot(steps, values, color=color, label=text, linewidth=1.6, marker=marker)
     left.set(xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     right.set(xlabel="step", ylabel="error (%)", ylim=(0, None))
     for axes in (left, right):
         tidy(axes)
-    last = [row for row in rows if f"{split}_accuracy" in row]
-    if last:
-        error = 100 - 100 * last[-1][f"{split}_accuracy"]
-        right.annotate(
-            f"{error:.2f} %",
-            (last[-1]["step"], error),
-            xytext=(-4, 10),
-            textcoords="offset points",
-            ha="right",
-            color=ORANGE,
-        )
     if right.lines:
         right.legend(frameon=False, fontsize=9)
     return figure

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from resflax.viz.style import shorten
+from resflax.viz.style import entitle, shorten
 
 COLORED = 10  # classes that colours can tell apart
 
@@ -58,7 +58,7 @@ def plot_embedding(
     colors = dict(zip(chosen.tolist(), palette, strict=False))
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     which = f"; coloured: the {COLORED} of {len(class_names)} classes with most mistakes" if len(class_names) > COLORED else ""
-    figure.suptitle(f"{title}{which}", fontsize=11)
+    entitle(figure, f"{title}{which}")
     left, right = figure.subplots(1, 2)
     others = ~np.isin(labels, chosen)
     for axes, points in ((left, embedding.principal), (right, embedding.neighbours)):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from resflax.viz.style import show
+from resflax.viz.style import entitle, show
 
 SHOWN = 8
 
@@ -21,7 +21,7 @@ def plot_feature_maps(image: np.ndarray, stages: Mapping[str, np.ndarray], title
       title: of the figure.
     """
     figure = Figure(figsize=(1.5 + 1.12 * (SHOWN + 1), 0.5 + 1.3 * len(stages)), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    entitle(figure, f"{title}\nthe most active channels; bright: large, in each row on a scale of its own")
     grid = figure.subplots(len(stages), SHOWN + 1, squeeze=False)
     for row, (name, output) in zip(grid, stages.items(), strict=True):
         for axes in row:

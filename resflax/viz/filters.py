@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from resflax.viz.style import entitle
 
 SHOWN = 64
 
@@ -21,7 +24,7 @@ def plot_filters(kernel: np.ndarray, title: str) -> Figure:
     size = (max(5.0, 0.7 * columns + 0.4), 0.72 * rows + (1.2 if channels != 3 else 0.5))
     figure = Figure(figsize=size, layout="constrained")
     which = f", {len(order)} of {count} filters by their norm" if count > SHOWN else f", {count} filters by their norm"
-    figure.suptitle(f"{title}: {height} x {width}{which}", fontsize=10)
+    entitle(figure, f"{title}: {height} x {width}{which}{'; grey: zero' if channels == 3 else ''}", 10)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     values = kernel if channels == 3 else kernel.sum(axis=2)
     largest = np.abs(values).max() or 1.0
@@ -34,5 +37,6 @@ def plot_filters(kernel: np.ndarray, title: str) -> Figure:
         else:
             image = axes.imshow(values[..., index], cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
     if channels != 3:
-        figure.colorbar(image, ax=list(grid), label="weight", orientation="horizontal", aspect=40, shrink=0.6)
+        scale = figure.colorbar(image, ax=list(grid), label="weight", orientation="horizontal", aspect=40, shrink=0.6)
+        scale.locator = MaxNLocator(5)
     return figure

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from resflax.viz.style import ORANGE, overlay, shorten, shorten_path, show
+from resflax.viz.style import ORANGE, entitle, overlay, shorten, shorten_path, show
 
 COLUMNS = 4
 
@@ -28,7 +28,7 @@ def plot_mistakes(mistakes: Sequence[Mistake], title: str) -> Figure:
     """A grid, four in a row: each image with, beside it, where the network sees what it took it for."""
     rows = -(-len(mistakes) // COLUMNS)
     figure = Figure(figsize=(12, 0.5 + 2.0 * rows), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    entitle(figure, f"{title} (red: most)")
     cells = figure.subfigures(rows, COLUMNS, squeeze=False, wspace=0.03).ravel()
     for cell, one in zip(cells, mistakes, strict=False):
         left, right = cell.subplots(1, 2, gridspec_kw={"wspace": 0.02})

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from resflax.viz.style import tidy
+from resflax.viz.style import entitle, tidy
 
 
 class Run(NamedTuple):
@@ -22,7 +22,7 @@ class Run(NamedTuple):
 def plot_runs(runs: Mapping[str, Run], title: str) -> Figure:
     """Two panels, loss and error in percent, a colour a run: thin dashed lines are training, bold lines evaluation."""
     figure = Figure(figsize=(10, 4), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    entitle(figure, title)
     left, right = figure.subplots(1, 2)
     few = len(runs) <= 10
     colors = colormaps["tab10"](range(10)) if few else colormaps["viridis"](np.linspace(0, 0.9, len(runs)))
@@ -42,8 +42,11 @@ def plot_runs(runs: Mapping[str, Run], title: str) -> Figure:
     tidy(right)
     handles, labels = right.get_legend_handles_labels()
     if handles:
+        longest = 6 + max(map(len, labels))  # letters, with the line before it; one is about 0.6 of its size wide
+        columns = max(1, min(len(labels), 4, int(figure.get_figwidth() * 72 / (0.62 * 9 * longest))))
+        figure.set_figheight(3.8 + 0.2 * -(-len(labels) // columns))
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=9,
+            handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9,
             title="evaluation error, last step (dashed: training, a running mean)", title_fontsize=8,
         )  # fmt: skip
     return figure

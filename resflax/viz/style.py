@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from resflax.files import write_bytes
 
@@ -22,11 +24,28 @@ def save(figure: Figure, path: Any) -> None:
     write_bytes(path, content.getvalue())
 
 
+class _PlainNumbers(LogFormatter):
+    """0.01 where matplotlib has 1e-02, or a power of ten with a factor."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def entitle(figure: Figure, title: str, size: float = 11) -> None:
+    """Puts a title above the figure, in as many lines as its width asks for: names of models and folders may be long."""
+    most = int(figure.get_figwidth() * 72 / (0.62 * size))  # letters in a line; one is about 0.6 of its size wide
+    figure.suptitle("\n".join(part for line in title.split("\n") for part in textwrap.wrap(line, most)), fontsize=size)
+
+
 def tidy(axes: Axes) -> None:
-    """A light grid behind everything, and no frame."""
+    """A light grid behind everything, no frame, and plain numbers along logarithmic axes."""
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(_PlainNumbers())
+            axis.set_minor_formatter(_PlainNumbers())  # says something only where the axis spans less than a decade
 
 
 def shorten(name: str, length: int = 18) -> str:

@@ -25,7 +25,10 @@ def test_curves_show_the_rows():
     left, right = figure.axes
     assert [line.get_xydata().tolist() for line in left.lines] == [[[5, 2.0], [10, 1.0], [20, 0.5]], [[10, 1.5], [20, 0.7]]]
     np.testing.assert_allclose(right.lines[1].get_xydata(), [[10, 50], [20, 25]])
-    assert [text.get_text() for text in right.texts] == ["25.00 %"]
+    assert [text.get_text() for text in right.get_legend().get_texts()] == [
+        "training (running mean)",
+        "test, at the end 25.00 %",
+    ]
     assert "nats" in left.get_ylabel()
     assert "%" in right.get_ylabel()
     assert is_drawn(figure)

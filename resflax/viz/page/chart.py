@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from resflax.viz.page.html import Child, Element, element
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 260, 52, 10, 10, 30  # of the drawing and of its margins
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 480, 276, 52, 10, 10, 46  # of the drawing and of its margins
 COLORS = 8  # that page.css has
 DRAWN = 1000  # points of a line; no screen has more to show
 
@@ -51,7 +51,8 @@ def chart(title: str, lines: Sequence[Line], logarithmic: bool = False) -> Eleme
         drawing.append(element("text", f"{tick:g}", x=LEFT - 6, y=f"{y(tick) + 4:.1f}", text_anchor="end"))
     for step in _round_numbers(0, last, 5):
         anchor = "end" if x(step) > WIDTH - 30 else "middle"
-        drawing.append(element("text", f"{step:,.0f}", x=f"{x(step):.1f}", y=HEIGHT - 10, text_anchor=anchor))
+        drawing.append(element("text", f"{step:,.0f}", x=f"{x(step):.1f}", y=HEIGHT - BOTTOM + 20, text_anchor=anchor))
+    drawing.append(element("text", "step", x=f"{x(last / 2):.1f}", y=HEIGHT - 6, text_anchor="middle"))
     drawing.append(element("line", x1=LEFT, x2=LEFT, y1=TOP, y2=HEIGHT - BOTTOM, class_="cursor", hidden=""))
     drawing += [
         _polyline(line, [(x(step), y(value)) for step, value in zip(line.steps, line.values, strict=True)]) for line in lines

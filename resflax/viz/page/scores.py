@@ -30,7 +30,7 @@ def reliability(
     edges: np.ndarray, counts: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, expected_error: float
 ) -> Element:
     """The reliability diagram of Guo et al. 2017, Fig. 1, and its numbers; arguments as in `resflax.viz.reliability`."""
-    side, margin = 280, 40
+    side, margin = 280, 54
 
     def x(share: float) -> str:
         return f"{margin + side * share:.1f}"
@@ -63,6 +63,8 @@ def reliability(
         ]
     drawing.append(element("line", x1=x(0), y1=y(0), x2=x(1), y2=y(1), class_="diagonal"))
     drawing.append(element("text", "confidence", x=x(0.5), y=side + 48, text_anchor="middle"))
+    upright = f"rotate(-90 14 {y(0.5)})"
+    drawing.append(element("text", "accuracy", x=14, y=y(0.5), text_anchor="middle", transform=upright))
     title = f"Expected calibration error {100 * expected_error:.2f} % ({len(counts)} bins)"
     drawn = element(
         "svg",
