@@ -14,16 +14,16 @@ Not printed, chosen here as in `he2015_cifar`: pixels are scaled to 0..1 before 
 multiplied by the rate, running statistics have momentum 0.9 and are biased. Without a row: ResNet-110 with one layer a unit
 (Table 3), ResNet-1001 with a batch of 64 (4.62, Table 4), the variants of the shortcut (Table 1), ImageNet.
 
-The rows `..._782` are cut to two epochs. `preresnet20_782` is no network of the paper: the smallest of its kind, to be
-compared with `resnet20_782` of `he2015_cifar`. The rows `digits...` are those of `degradation` with other units: 8x8 images,
-half the width (of 164 layers a quarter), 150 steps at a rate of 0.03.
+The rows `..._782` are cut to two epochs, without the slow start. `preresnet20_782` is no network of the paper: the smallest
+of its kind, to be compared with `resnet20_782` of `he2015_cifar`. The rows `digits...` are those of `degradation` with other
+units: 8x8 images, half the width (of 164 layers a quarter), 150 steps at a rate of 0.03.
 """
 
 import dataclasses
 
 from resflax.config import Config, ModelConfig
 from resflax.config.files import choose_variant, load_config
-from resflax.config.rows import shortened, with_data
+from resflax.config.rows import with_data
 from resflax.results.published import Published
 
 ORDERINGS = ("original", "norm_after_addition", "relu_before_addition", "relu_only_preactivation", "preactivation")
@@ -59,7 +59,7 @@ def get_config(variant: str = "preresnet110") -> Config:
             rows[name] = paper_row(depth, ordering)
             rows[f"{name}_cifar100"] = with_data(rows[name], "cifar100")
     rows = {name: rows[name] for name in PUBLISHED}
-    rows |= {f"preresnet{depth}_782": shortened(paper_row(depth, "preactivation")) for depth in (20, 110)}
+    rows |= {f"preresnet{depth}_782": short_row(depth) for depth in (20, 110)}
     rows |= {f"digits{depth}_{ordering}": digits_row(depth, ordering) for depth in (56, 110, 164) for ordering in ORDERINGS}
     return choose_variant(variant, rows)
 
@@ -69,6 +69,12 @@ def paper_row(depth: int, ordering: str) -> Config:
     base, _ = load_config("he2015_cifar:resnet110")
     kwargs = {"ordering": ordering} | ({"repeat": "scan_remat"} if depth > 1000 else {})
     return dataclasses.replace(base, model=ModelConfig(f"cifar_preresnet{depth}", kwargs))
+
+
+def short_row(depth: int) -> Config:
+    """`resnet20_782` of He et al. 2015 with units that begin with an activation."""
+    base, _ = load_config("he2015_cifar:resnet20_782")
+    return dataclasses.replace(base, model=ModelConfig(f"cifar_preresnet{depth}"))
 
 
 def digits_row(depth: int, ordering: str) -> Config:
