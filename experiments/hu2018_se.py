@@ -12,7 +12,7 @@ Not printed, chosen here: both dense layers of a unit have biases; of 16 channel
 rounding as in our networks for ImageNet. How often each network was trained is not said.
 
 `se_preresnet110_782` is cut to two epochs, without the slow start. The rows `digits56_...` are pre-activation networks of 56
-layers with and without, on 8x8 images, 150 steps at a rate of 0.03.
+layers with and without, at half the width, on 8x8 images, 150 steps at a rate of 0.03.
 """
 
 import dataclasses
@@ -57,4 +57,4 @@ def paper_row(model: str, base: str) -> Config:
 def digits_row(model: str) -> Config:
     """A short run on the embedded digits."""
     base, _ = load_config("degradation:resnet56")
-    return dataclasses.replace(base, model=ModelConfig(model, {"width": 16, "repeat": "scan"}))
+    return dataclasses.replace(base, model=ModelConfig(model, base.model.kwargs))
