@@ -22,7 +22,16 @@ def on_both(*rows):
 VARIANTS = {
     "quickstart": ("resnet", "cnn"),
     "tutorial": ("cnn", "resnet"),
-    "imagenet": ("goyal2017", "smoke"),
+    "imagenet": ("smoke",),
+    "goyal2017": ("batch8192", "batch256"),
+    "he2015_imagenet": ("resnet34", "resnet50", "resnet101", "resnet152", "smoke"),
+    "he2019_bag_of_tricks": (
+        *("baseline", "linear_scaling", "warmup", "zero_gamma", "no_bias_decay", "half_precision"),
+        *("resnet50b", "resnet50c", "resnet50d", "cosine", "label_smoothing", "mixup", "smoke"),
+    ),
+    "wightman2021_rsb": ("a1", "a2", "a3", "smoke"),
+    "leclerc2023_ffcv": (*(f"{name}_{epochs}" for name in ("rn50", "rn18") for epochs in (16, 24, 32, 40, 56, 88)), "smoke"),
+    "kolesnikov2020_bit": ("cifar10", "cifar100", "small", "medium", "large"),
     "finetune": ("full", "head_only", "scratch"),
     "cifar10_speedrun": ("gpu", "cpu", "cpu94"),
     "degradation": tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in (8, 20, 56, 110)),
@@ -114,7 +123,7 @@ def test_a_shortened_row_differs_in_its_length_alone(variant):
 
 def test_goyal_2017_recipe():
     """Goyal et al. 2017, Sec. 2.2, 5.1, read from the paper."""
-    config, _ = load_config("imagenet:goyal2017")
+    config, _ = load_config("goyal2017:batch8192")
     optim = config.optim
     assert (config.total_epochs, config.model.name, config.model.kwargs["zero_gamma"]) == (90, "resnet50", True)
     assert optim.learning_rate * config.data.batch_size / optim.base_batch_size == pytest.approx(3.2)

@@ -18,11 +18,15 @@ FOLLOWS = {
     "xie2017_resnext": "resnext",
     "huang2016_stochastic_depth": "stochastic_depth",
     "hu2018_se": "squeeze_excitation",
-    "imagenet": "goyal2017",
+    "goyal2017": "goyal2017",
+    "he2015_imagenet": "he2015_imagenet",
+    "he2019_bag_of_tricks": "bag_of_tricks",
+    "wightman2021_rsb": "resnet_strikes_back",
+    "leclerc2023_ffcv": "ffcv",
+    "kolesnikov2020_bit": "bit",
     "cifar10_speedrun": "muon",
 }
 NAMES = {
-    "imagenet": {"goyal2017": "batch8192"},
     "cifar10_speedrun": {"gpu": "airbench94"},
 }
 # Rows of our own, by a pattern, and why no paper has them.
@@ -35,7 +39,7 @@ OURS = {
     "finetune:.*": "the reader's photographs",
     "batch_norm_group:resnet.*": "a study of our own on the recipe of He et al. 2015",
     "cifar10_speedrun:cpu.*": "for two CPU cores",
-    "imagenet:smoke": "twenty steps on any folder",
+    ".*:smoke": "twenty steps on any folder",
 }
 # {experiment:row, as a pattern: {key: (what it has instead, words of its docstring that say so)}}
 DEVIATIONS = {
@@ -43,13 +47,15 @@ DEVIATIONS = {
         "optim.decay_mask": ("kernels", "biases do not decay"),
         "optim.weight_decay": (4e-5, "the head at less than half their rate"),
     },
-    "imagenet:goyal2017": {"half_precision": (True, "bfloat16 for float32")},
+    "goyal2017:.*": {"half_precision": (True, "bfloat16 for float32")},
 }
 # Recipes that no experiment follows, by a pattern, and why.
 NOT_HERE = {
     "wide_resnet/wrn16_8_dropout_svhn": "604,388 images",
     **{f"{paper}/.*": "no experiment yet" for paper in papers() if paper not in FOLLOWS.values()},
-    "goyal2017/batch256": "goyal2017 with --config.data.batch_size=256",
+    "he2015_imagenet/(plain.*|resnet18|resnet34_A)": "no plain ImageNet networks, none with shortcuts of option A",
+    "bag_of_tricks/.*distillation": "a teacher, ResNet-152-D, must be trained first",
+    "bit/imagenet": "the row `large` with the names of ImageNet's classes",
 }
 
 ROWS = [(name, row) for name, rows in VARIANTS.items() for row in rows]

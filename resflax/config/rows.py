@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from resflax.config.schema import Config
+from resflax.config.schema import CheckpointConfig, Config, PrecisionConfig
 
 
 def with_data(row: Config, name: str) -> Config:
@@ -24,4 +24,19 @@ def shortened(row: Config) -> Config:
         log_every_steps=23,
         eval_every_steps=391,
         checkpoint=dataclasses.replace(row.checkpoint, every_steps=100),
+    )
+
+
+def smoke(row: Config) -> Config:
+    """Twenty steps of an ImageNet recipe in batches of 8, in float32, on a folder with the splits `train` and `test`."""
+    return dataclasses.replace(
+        row,
+        total_epochs=None,
+        total_steps=20,
+        log_every_steps=1,
+        eval_every_steps=0,
+        data=dataclasses.replace(row.data, batch_size=8, eval_batch_size=8, eval_split="test"),
+        batch_norm=dataclasses.replace(row.batch_norm, group_size=8),
+        precision=PrecisionConfig("float32"),
+        checkpoint=CheckpointConfig(every_steps=5),
     )

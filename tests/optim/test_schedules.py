@@ -28,7 +28,7 @@ def test_rows_of_he_2015(row, table):
 
 
 def test_goyal_2017():
-    config, _ = load_config("imagenet:goyal2017")
+    config, _ = load_config("goyal2017:batch8192")
     steps_per_epoch = 1_281_167 / 8192
     schedule = make_schedule(config, math.ceil(90 * steps_per_epoch), steps_per_epoch)
     # Sec. 2.2: from 0.1 to 3.2 over five epochs; Sec. 5.1: divided by 10 at epochs 30, 60 and 80.
@@ -49,7 +49,7 @@ def test_goyal_2017():
 
 
 def test_goyal_2017_at_batch_256_has_the_same_shape():
-    config, _ = load_config("imagenet:goyal2017")
+    config, _ = load_config("goyal2017:batch8192")
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, batch_size=256))
     schedule = make_schedule(config, 90 * 5004, 5004)
     assert [float(schedule(round(epoch * 5004))) for epoch in (5, 31, 61, 81)] == pytest.approx([0.1, 0.01, 0.001, 0.0001])
