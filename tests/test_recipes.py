@@ -39,6 +39,7 @@ OURS = {
     "finetune:.*": "the reader's photographs",
     "batch_norm_group:resnet.*": "a study of our own on the recipe of He et al. 2015",
     "cifar10_speedrun:cpu.*": "for two CPU cores",
+    "kolesnikov2020_bit:(medium|large)": "the rule of the other rows on the reader's photographs",
     ".*:smoke": "twenty steps on any folder",
 }
 # {experiment:row, as a pattern: {key: (what it has instead, words of its docstring that say so)}}
@@ -46,6 +47,23 @@ DEVIATIONS = {
     "cifar10_speedrun:gpu": {
         "optim.decay_mask": ("kernels", "biases do not decay"),
         "optim.weight_decay": (4e-5, "the head at less than half their rate"),
+    },
+    "kolesnikov2020_bit:.*": {"init.weights": ("bit.safetensors", "--config.init.weights=bit.safetensors")},
+    "kolesnikov2020_bit:cifar.*": {"data.augment": (["pad_crop:16", "flip"], "moved by up to 16 of them")},
+    "kolesnikov2020_bit:small": {
+        "data.augment": (["scale_jitter_crop:512:512", "flip"], "after their shorter side has become 512 pixels"),
+        "data.image_size": (480, "larger ones at 480 pixels"),
+        "data.name": ("photos", "--config.data.name=PHOTOS"),
+    },
+    "wightman2021_rsb:.*": {
+        "data.augment": (["random_resized_crop", "flip"], "Not followed: RandAugment"),
+        "eval_image_size": ("no such field", "tested at the 160 pixels that it is trained at"),
+    },
+    "leclerc2023_ffcv:.*": {
+        "blur_pool": ("no such field", "Not followed: blurred pooling"),
+        "data.image_size": (192, "images of 192 pixels are trained on and tested at"),
+        "eval_image_size": ("no such field", "images of 192 pixels are trained on and tested at"),
+        "resolution_epochs": ("no such field", "progressive resizing"),
     },
     "goyal2017:.*": {"half_precision": (True, "bfloat16 for float32")},
 }
