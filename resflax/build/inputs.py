@@ -142,7 +142,7 @@ def make_preprocessing(config: Config, train: Split, normalised: bool = True) ->
     for text in settings.augment:
         name, _, pixels = text.partition(":")
         channels = sample.images.shape[-1]
-        if AUGMENTATIONS[name].of_pixels and channels != 3:
+        if AUGMENTATIONS[name].of_colors and channels != 3:
             raise ConfigError(
                 f"config.data.augment: {name} changes colours, but {settings.name} has {channels} channel; leave it out"
             )

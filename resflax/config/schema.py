@@ -35,8 +35,9 @@ class DataConfig:
     workers: CountOrZero | None = None  # threads of the host path; None: one a core; 0: none beside the main one
     image_size: Count | None = None  # None: as the data set has it
     normalize: Literal["per_channel", "per_pixel_mean", "unit"] = "per_channel"
-    # applied in order: `random_resized_crop` or `scale_jitter_crop:256:480` (files), `color_jitter:0.4`, `pca_lighting:0.1`,
-    # `pad_crop:4`, `reflect_crop:2`, `flip`, `alternating_flip`
+    # applied in order: `random_resized_crop` or `scale_jitter_crop:256:480` (files); `rand_augment:2:9`, `trivial_augment`,
+    # `auto_augment`, `color_jitter:0.4`, `pca_lighting:0.1`; `pad_crop:4`, `reflect_crop:2`, `flip`, `alternating_flip`,
+    # `cutout:16`, `random_erasing:0.25`
     augment: tuple[str, ...] = ()
     repeats: Count = field(default=1, metadata=ADDED)  # how often a training image is in a batch, each time augmented anew
     # `mixup:ALPHA`, `cutmix:ALPHA`: one of them is drawn for each step, see `resflax.data.mixing`

@@ -22,6 +22,7 @@ class Augmentation(NamedTuple):
     example: str = ""
     accepts: Callable[..., bool] = lambda: True  # of the arguments as they are written; it may raise ValueError or TypeError
     of_pixels: bool = False  # see `resflax.data.augment`
+    of_colors: bool = False  # of images with three channels alone
 
 
 def _pixels(*sides: str) -> bool:
@@ -36,16 +37,29 @@ AUGMENTATIONS = {
         "scale_jitter_crop:256:480",
         lambda smallest, largest: _pixels(smallest, largest) and int(smallest) <= int(largest),
     ),
+    "rand_augment": Augmentation(
+        "rand_augment:LAYERS:LEVEL",
+        "a number of operations from 1 and a level from 0 to 30",
+        "rand_augment:2:9",
+        lambda layers, level: _pixels(layers) and level.isdecimal() and int(level) <= 30,
+        True,
+    ),
+    "trivial_augment": Augmentation("trivial_augment", of_pixels=True),
+    "auto_augment": Augmentation("auto_augment", of_pixels=True),
     "color_jitter": Augmentation(
-        "color_jitter:STRENGTH", "a strength up to 1", "color_jitter:0.4", lambda strength: 0 < float(strength) <= 1, True
+        "color_jitter:STRENGTH", "a strength up to 1", "color_jitter:0.4", lambda strength: 0 < float(strength) <= 1, True, True
     ),
     "pca_lighting": Augmentation(
-        "pca_lighting:DEVIATION", "a standard deviation", "pca_lighting:0.1", lambda std: 0 < float(std) < math.inf, True
+        "pca_lighting:DEVIATION", "a standard deviation", "pca_lighting:0.1", lambda std: 0 < float(std) < math.inf, True, True
     ),
     "pad_crop": Augmentation("pad_crop:PIXELS", "a number of pixels", "pad_crop:4", lambda side: _pixels(side)),
     "reflect_crop": Augmentation("reflect_crop:PIXELS", "a number of pixels", "reflect_crop:4", lambda side: _pixels(side)),
     "flip": Augmentation("flip"),
     "alternating_flip": Augmentation("alternating_flip"),
+    "cutout": Augmentation("cutout:PIXELS", "a number of pixels", "cutout:16", lambda side: _pixels(side)),
+    "random_erasing": Augmentation(
+        "random_erasing:PROBABILITY", "a probability", "random_erasing:0.25", lambda probability: 0 < float(probability) <= 1
+    ),
 }
 MIXING = {"mixup": "mixup:ALPHA", "cutmix": "cutmix:ALPHA"}
 ON_HOST = ("random_resized_crop", "scale_jitter_crop")  # made while a file is read

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from resflax.data.color import color_jitter, pca_lighting
+from resflax.data.erasing import cutout, random_erasing
+from resflax.data.policies import auto_augment, rand_augment, trivial_augment
 from resflax.types import Array
 
 
@@ -90,22 +92,25 @@ def _mirror(which: Array, images: Array) -> Array:
     return jnp.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
-def _of_pixels(rule: Callable[[float], Callable[[Array, Array], Array]], argument: float) -> Augmentation:
-    change = rule(argument)
+def _by_key(rule: Callable[..., Callable[[Array, Array], Array]], *arguments: float) -> Augmentation:
+    change = rule(*arguments)
     return lambda draws, images: change(draws.keys, images)
 
 
 AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
-    "color_jitter": functools.partial(_of_pixels, color_jitter),
-    "pca_lighting": functools.partial(_of_pixels, pca_lighting),
+    "rand_augment": functools.partial(_by_key, rand_augment),
+    "trivial_augment": functools.partial(_by_key, trivial_augment),
+    "auto_augment": functools.partial(_by_key, auto_augment),
+    "color_jitter": functools.partial(_by_key, color_jitter),
+    "pca_lighting": functools.partial(_by_key, pca_lighting),
     "pad_crop": pad_crop,
     "reflect_crop": reflect_crop,
     "flip": flip,
     "alternating_flip": alternating_flip,
+    "cutout": functools.partial(_by_key, cutout),
+    "random_erasing": functools.partial(_by_key, random_erasing),
 }
-
-
-OF_PIXELS = frozenset({"color_jitter", "pca_lighting"})  # they come first
+OF_PIXELS = frozenset({"rand_augment", "trivial_augment", "auto_augment", "color_jitter", "pca_lighting"})  # they come first
 
 
 def make_augmentation(texts: tuple[str, ...], normalise: Callable[[Array], Array] = lambda images: images) -> Augmentation:

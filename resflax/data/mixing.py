@@ -4,8 +4,7 @@ A rule draws one share float32[H, W] a step: how much of each pixel stays the im
 image's own label has the mean of that share, so that CutMix's label weighs the area really pasted.
 
 Partners are neighbours, rows 2i and 2i + 1 of the global batch, whose order is random already. So a pair lies on one device and
-in one part of a batch that is taken in parts, and the result depends on neither. The copies of an image that is repeated
-in a batch should not be neighbours.
+in one part of a batch that is taken in parts, and the result depends on neither.
 """
 
 from __future__ import annotations

@@ -169,7 +169,7 @@ IMPOSSIBLE = {
     "_augmentations": [
         (
             "data.augment=flp",
-            "flip, alternating_flip, got 'flp'; did you mean flip?",
+            "flip, alternating_flip, cutout:PIXELS, random_erasing:PROBABILITY, got 'flp'; did you mean flip?",
         ),
         ("data.augment=crop:4", "got 'crop:4'; did you mean pad_crop:PIXELS?"),
         ("data.augment=flip:1", "flip takes no argument, got 'flip:1'; write flip"),
@@ -184,6 +184,16 @@ IMPOSSIBLE = {
             "data.augment=pca_lighting:x",
             "pca_lighting needs a standard deviation, got 'pca_lighting:x'; write",
         ),
+        (
+            "data.augment=rand_augment:2",
+            "needs a number of operations from 1 and a level from 0 to 30, got 'rand_augment:2'; write",
+        ),
+        ("data.augment=rand_augment:0:9", "got 'rand_augment:0:9'; write rand_augment:2:9"),
+        (
+            "data.augment=random_erasing:1.5",
+            "random_erasing needs a probability, got 'random_erasing:1.5'; write random_erasing:0.25",
+        ),
+        ("data.augment=flip,auto_augment", "auto_augment changes pixels and must come before flip"),
         ("data.augment=flip,color_jitter:0.4", "color_jitter changes pixels and must come before flip"),
         (
             "data.augment=scale_jitter_crop:480:256",
