@@ -72,6 +72,7 @@ def run(lines, folder, environment):
         pytest.param("docs/tutorial.md", marks=pytest.mark.long),
         pytest.param("docs/pictures.md", marks=pytest.mark.long),
         pytest.param("docs/transfer.md", marks=pytest.mark.long),
+        pytest.param("docs/papers.md", marks=pytest.mark.long),
     ],
 )
 def test_commands_work(document, tmp_path, one_device_environment):
