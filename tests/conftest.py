@@ -86,11 +86,12 @@ def one_device(monkeypatch):
 def micro_run(tmp_path_factory):
     """The workdir of a finished run of `tests.micro` on one device, for tests that only read it."""
     from resflax import train
+    from resflax.build import record
     from tests import micro
 
     folder = tmp_path_factory.mktemp("micro")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw", lambda *_: None)
+        patch.setattr(record, "draw", lambda *_: None)
         use_one_device(patch)
         train.train_and_evaluate(micro.config(micro.write_npz(folder)), str(folder / "run"))
     return folder / "run"

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import resflax
-from resflax import probe
+from resflax import export, probe
 from resflax.errors import ConfigError
+from resflax.weights.safetensors import read_weights, write_weights
 
 
 @pytest.fixture
@@ -80,3 +81,29 @@ def test_another_data_set_may_have_other_classes_and_another_size(workdir, capsy
 def test_what_makes_no_sense_is_refused(arguments, says):
     with pytest.raises(ConfigError, match=says):
         probe.main(["--workdir=nowhere", *arguments])
+
+
+def test_a_weight_file_has_the_features_of_its_run(workdir, capsys, tmp_path):
+    weights = str(tmp_path / "micro.safetensors")
+    export.export("safetensors", weights, workdir=str(workdir))
+    of_run, of_file = (
+        run(capsys, of, f"--output={tmp_path}/{number}.npz")
+        for number, of in enumerate((f"--workdir={workdir}", f"--checkpoint={weights}"))
+    )
+    assert (of_run.pop("workdir"), of_file.pop("checkpoint")) == (str(workdir), weights)
+    assert of_file == of_run
+    features = [np.load(tmp_path / f"{number}.npz")["test_features"] for number in (0, 1)]
+    np.testing.assert_allclose(*features, rtol=1e-5, atol=1e-6)
+
+
+def test_a_backbone_is_probed_too(workdir, capsys, tmp_path):
+    weights = str(tmp_path / "micro.safetensors")
+    export.export("safetensors", weights, workdir=str(workdir))
+    variables, metadata = read_weights(weights)
+    del variables["params"]["head"]
+    write_weights(weights, variables, {**metadata, "num_classes": None, "class_names": None})
+    data = f"--data={workdir.parent}/micro.npz"
+    of_run, of_file = run(capsys, f"--workdir={workdir}", data), run(capsys, f"--checkpoint={weights}", data)
+    assert [of_file[key] for key in ("features", "linear_accuracy", "neighbour_accuracy")] == [
+        of_run[key] for key in ("features", "linear_accuracy", "neighbour_accuracy")
+    ]

@@ -79,7 +79,7 @@ def equal(one, other):
 @pytest.fixture(scope="module", autouse=True)
 def one_device_and_no_figures():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "draw", lambda *_: None)
+        patch.setattr("resflax.build.record.draw", lambda *_: None)
         make_mesh = sharding.make_mesh
         patch.setattr(sharding, "make_mesh", lambda devices=None: make_mesh(devices or jax.devices()[:1]))
         yield
