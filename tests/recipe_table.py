@@ -9,6 +9,7 @@ from typing import Any
 from resflax.build.parts import total_steps
 from resflax.config import Config, ModelConfig, to_dict
 from resflax.config.fields import all_keys
+from resflax.config.validate import parse_sizes
 from resflax.models.zoo import _builder
 from tests.conftest import ROOT
 
@@ -32,6 +33,8 @@ MADE_OF = {
     "warmup_epochs": _WARMUP,
     "first_learning_rate": ("optim.warmup_factor",),
     "half_precision": ("precision.compute",),
+    "eval_image_size": ("data.image_size",),
+    "resolution_epochs": ("data.sizes",),
 }
 NONE = "none"  # in the table: a row has not what the row that it is like has
 
@@ -91,6 +94,8 @@ def quantities(config: Config, images: int) -> dict[str, Any]:
         "warmup_steps": warmup,
         "warmup_epochs": warmup / an_epoch,
         "first_learning_rate": peak * optim.warmup_factor,
+        "eval_image_size": config.data.image_size,
+        "resolution_epochs": [[start * steps / an_epoch, size] for size, start in parse_sizes(config.data.sizes)],
         "half_precision": config.precision.compute == "bfloat16",
     }
 

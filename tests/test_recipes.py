@@ -57,13 +57,9 @@ DEVIATIONS = {
     },
     "wightman2021_rsb:.*": {
         "data.augment": (["random_resized_crop", "flip"], "Not followed: RandAugment"),
-        "eval_image_size": ("no such field", "tested at the 160 pixels that it is trained at"),
     },
     "leclerc2023_ffcv:.*": {
         "blur_pool": ("no such field", "Not followed: blurred pooling"),
-        "data.image_size": (192, "images of 192 pixels are trained on and tested at"),
-        "eval_image_size": ("no such field", "images of 192 pixels are trained on and tested at"),
-        "resolution_epochs": ("no such field", "progressive resizing"),
     },
     "goyal2017:.*": {"half_precision": (True, "bfloat16 for float32")},
 }

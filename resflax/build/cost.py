@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resflax.config import Config, from_dict
+from resflax.config.validate import parse_sizes
 from resflax.data.datasets import DATASETS, DatasetInfo
 from resflax.models.profile import profile
 from resflax.models.zoo import MODELS, create_model
@@ -54,10 +55,15 @@ def multiply_adds(config: Config) -> int | None:
     side = config.data.image_size or shape[0]
     if side is None:
         return None
+    area = side**2
+    if sizes := parse_sizes(config.data.sizes):  # on average over the run
+        stops = [*(start for _, start in sizes[1:]), 1.0]
+        area = round(sum(size**2 * (stop - start) for (size, start), stop in zip(sizes, stops, strict=True)))
     row = MODELS.get(config.model.name)
     if row is not None:
-        return round(row.multiply_adds * side**2 / (row.input_shape[0] * row.input_shape[1]))
-    return _traced(config.model.name, json.dumps(config.model.kwargs), side, shape[2], info.classes if info else 10)
+        return round(row.multiply_adds * area / (row.input_shape[0] * row.input_shape[1]))
+    classes = info.classes if info else 10
+    return round(_traced(config.model.name, json.dumps(config.model.kwargs), side, shape[2], classes) * area / side**2)
 
 
 def rates(records: Iterable[Mapping[str, Any]]) -> list[Rate]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import numpy as np
 
 from resflax.build.parts import dataset_dtype
 from resflax.config import Config
-from resflax.config.validate import AUGMENTATIONS, ON_HOST
+from resflax.config.validate import AUGMENTATIONS, ON_HOST, parse_sizes
 from resflax.data.arrays import ImageArrays, load_split
 from resflax.data.datasets import DATASETS
 from resflax.data.folders import ImageFiles
@@ -171,6 +172,24 @@ def training_pipeline(config: Config, images: Split, preprocessing: Preprocessin
         _, low, high = on_host[0].split(":")
         read = scale_jitter_reader(images, size, (int(low), int(high)), config.seed)
     return HostPipeline(*shared, repeats=settings.repeats, rows=rows, read=read, labels=images.labels, workers=workers(config))
+
+
+def training_phases(config: Config, images: Split, train: Pipeline, steps: int) -> tuple[tuple[int, Pipeline], ...]:
+    """The stop of each phase of a run of so many steps, and its batches; one phase where `config.data.sizes` is empty."""
+    sizes = parse_sizes(config.data.sizes)
+    if not sizes:
+        return ((steps, train),)
+    starts = [round(fraction * steps) for _, fraction in sizes]
+    phases = []
+    for start, stop, (size, _) in zip(starts, [*starts[1:], steps], sizes, strict=True):
+        if start == stop:  # a short run has no step of this size
+            continue
+        preprocessing = dataclasses.replace(train.preprocessing, image_size=(size, size))
+        if isinstance(train, ResidentPipeline) or isinstance(images, ImageArrays):  # what is resized on the device
+            phases.append((stop, dataclasses.replace(train, preprocessing=preprocessing)))
+        else:
+            phases.append((stop, training_pipeline(config, images, preprocessing)))
+    return tuple(phases)
 
 
 def evaluation_pipeline(config: Config, images: Split, preprocessing: Preprocessing, mesh: jax.sharding.Mesh) -> Pipeline:

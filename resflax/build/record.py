@@ -36,6 +36,9 @@ def introduce(display: Display, run: Run, step: int) -> None:
             f"{': ' if fresh else ''}{', '.join(fresh)}; images of {run.test.preprocessing.image_size[0]} pixels, there "
             f"{run.pretrained.preprocessing.image_size[0]}"
         )
+    if len(run.phases) > 1:
+        sizes = ", ".join(str(pipeline.preprocessing.image_size[0]) for _, pipeline in run.phases)
+        display.say(f"{len(run.phases)} compilations of the training step, all before it starts: for images of {sizes} pixels")
     display.say(f"going on from step {step}" if step else "compiling the training step")
 
 

@@ -20,6 +20,7 @@ from resflax.build.inputs import (
     evaluation_pipeline,
     make_preprocessing,
     open_split,
+    training_phases,
     training_pipeline,
     without_unreadable,
 )
@@ -34,6 +35,7 @@ from resflax.build.parts import (
 )
 from resflax.build.pretrained import Pretrained, read_again, read_pretrained
 from resflax.config import Config, config_hash, to_dict
+from resflax.config.validate import parse_sizes
 from resflax.data.arrays import ImageArrays
 from resflax.data.mixing import make_mixing
 from resflax.data.pipeline import Pipeline, ResidentPipeline
@@ -67,7 +69,8 @@ class Run:
     optimizer: optax.GradientTransformation
     schedule: optax.Schedule
     total_steps: int
-    train: Pipeline
+    train: Pipeline  # as evaluation sees images
+    phases: tuple[tuple[int, Pipeline], ...]  # the stop of each, and the batches that are trained on
     test: Pipeline  # the evaluation split, whatever its name
     class_names: tuple[str, ...]
     reading: dict[str, Any]  # see `describe_reading`
@@ -88,7 +91,12 @@ class Run:
 
     @functools.cached_property
     def peak_rate(self) -> float | None:
-        """Images a second that the devices' arithmetic peak allows, see `resflax.training.utilization`; None: not known."""
+        """Images a second that the devices' arithmetic peak allows, see `resflax.training.utilization`; None: not known.
+
+        With `config.data.sizes` there is no such number.
+        """
+        if self.config.data.sizes:
+            return None
         peak = utilization.peak_operations(self.mesh.devices.flat[0].device_kind, self.config.precision.compute)
         if peak is None:
             return None
@@ -146,13 +154,13 @@ class Run:
         """A split in device memory."""
         return sharding.put(pipeline.resident, sharding.replicated(self.mesh))
 
-    def train_step(self) -> Any:
-        """`(state, host_batch, resident) -> (state, metrics)`, not compiled."""
+    def train_step(self, pipeline: Pipeline | None = None) -> Any:
+        """`(state, host_batch, resident) -> (state, metrics)`, not compiled; of batches of `train` or another pipeline."""
         return make_train_step(
             self.model,
             self.optimizer,
             make_loss(self.config),
-            self.train.materialise,
+            (pipeline or self.train).materialise,
             mix=make_mixing(self.config.data.mix, self.config.data.mix_probability, len(self.class_names)),
             ema_decay=self.config.ema.decay,
             hold=Rates.parse(self.config.optim.rates).hold,
@@ -170,23 +178,31 @@ class Run:
         return self.lower_chunk(state, fused)()
 
     def lower_chunk(self, state: Tree, fused: bool | None = None) -> Callable[[], chunk.RunChunk]:
-        """Traces and lowers the training step; what is returned compiles it, also in another thread.
+        """Traces and lowers the training step, once a phase; what is returned compiles it, also in another thread.
 
         Args:
           state: a state, or the shapes of one.
           fused: whether a chunk is one dispatch; None: everywhere but on CPU.
         """
-        everywhere, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
         resident = self.resident(self.train)
-        step, host_batch = self.train_step(), self.train.training_batches()
+        lowered = [(stop, self._lower_phase(pipeline, stop, state, resident, fused)) for stop, pipeline in self.phases]
+        if len(lowered) == 1:
+            return lowered[0][1]
+        return lambda: chunk.PhasedChunk([(stop, compile_chunk()) for stop, compile_chunk in lowered])
+
+    def _lower_phase(
+        self, pipeline: Pipeline, stop: int, state: Tree, resident: Batch, fused: bool | None
+    ) -> Callable[[], chunk.RunChunk]:
+        everywhere, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
+        step, host_batch = self.train_step(pipeline), pipeline.training_batches()
         compile_ = functools.partial(compile_with, options=self.config.precision.compiler_options, others=self._deterministic)
         if fused is None:
-            fused = not self._on_cpu and isinstance(self.train, ResidentPipeline)
+            fused = not self._on_cpu and isinstance(pipeline, ResidentPipeline)
         if not fused:
             put = functools.partial(sharding.put_rows, sharding=split)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
             lowered = jitted.lower(state, put(host_batch(0)), resident)
-            return lambda: chunk.StepwiseChunk(compile_(lowered), host_batch, resident, put, self.total_steps)
+            return lambda: chunk.StepwiseChunk(compile_(lowered), host_batch, resident, put, stop)
         length = min(self.total_steps, 512)
         by_step = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(None, "data"))
         put = functools.partial(sharding.put_rows, sharding=by_step)
@@ -201,11 +217,12 @@ class Run:
         return make_evaluate(self.model, self.test, self.mesh, len(self.class_names), *settings)
 
     def reestimate(self, params: Tree, through: Through = iter) -> Tree:
-        """`batch_stats` averaged over one pass of training batches, augmented as in training."""
+        """`batch_stats` averaged over one pass of training batches, augmented as at the end of the training."""
+        pipeline = self.phases[-1][1]
         model = make_model(self.config, len(self.class_names), momentum=0.0)
 
         def stats_step(params: Tree, batch: Batch, resident: Batch) -> Tree:
-            images = sharding.shard_batch(self.train.materialise(batch, resident), self.mesh)["image"]
+            images = sharding.shard_batch(pipeline.materialise(batch, resident), self.mesh)["image"]
             empty = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)["batch_stats"]
             zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), empty)
             rngs = {"dropout": stream_key(resident["seed"], "dropout")}
@@ -214,7 +231,7 @@ class Run:
 
         count = max(1, int(self.steps_per_epoch))
         put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(self.mesh))
-        batches = map(self.train.training_batches(), range(count))
+        batches = map(pipeline.training_batches(), range(count))
         step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh), compiler_options=self._deterministic)
         return reestimate_batch_stats(step, params, through(batches), self.resident(self.train), put)
 
@@ -317,6 +334,7 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None, resumed: 
     steps_per_epoch = len(train) / settings.batch_size
     steps = total_steps(config, len(train))
     schedule = make_schedule(config, steps, steps_per_epoch)
+    batches = training_pipeline(config, train, preprocessing)
     run = Run(
         config=config,
         mesh=mesh,
@@ -324,7 +342,8 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None, resumed: 
         optimizer=make_optimizer(config, schedule),
         schedule=schedule,
         total_steps=steps,
-        train=training_pipeline(config, train, preprocessing),
+        train=batches,
+        phases=training_phases(config, train, batches, steps),
         test=evaluation_pipeline(config, test, preprocessing, mesh),
         class_names=train.class_names,
         reading=describe_reading(config, train),
@@ -340,6 +359,7 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None, resumed: 
             f"config.model.name={config.model.name} must accept images of shape {run.image_shape}, but {error}; set "
             "config.data.image_size"
         ) from error
+    check_sizes(run, state.params)
     check_rates(config, state.params)
     if pretrained is not None:
         fresh = pretrained.fresh({"params": state.params, "batch_stats": state.batch_stats}, train.class_names)
@@ -360,6 +380,23 @@ def start_preprocessing(
     own = make_preprocessing(config, train, normalised=config.init.normalize == "data")
     pretrained.check_channels(own, config.data.name)
     return own if config.init.normalize == "data" else pretrained.adapt(own)
+
+
+def check_sizes(run: Run, params: Tree) -> None:
+    """Raises `ConfigError` where the network cannot be trained at all of `config.data.sizes`."""
+    there = {name: leaf.shape for name, leaf in named_leaves(params).items()}
+    for size, _ in parse_sizes(run.config.data.sizes):
+        images = jax.ShapeDtypeStruct((1, size, size, run.image_shape[-1]), jnp.float32)
+        try:
+            found = jax.eval_shape(functools.partial(run.model.init, train=False), jax.random.key(0), images)["params"]
+            wrong = [name for name, leaf in named_leaves(found).items() if leaf.shape != there.get(name)]
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            wrong = [str(error)]
+        if wrong:
+            raise ConfigError(
+                f"config.data.sizes needs a network whose parameters are the same for images of {size} pixels, but "
+                f"{run.config.model.name}'s are not: {wrong[0]}; leave the size out or use another network"
+            )
 
 
 def check_rates(config: Config, params: Tree) -> None:

@@ -34,6 +34,8 @@ class DataConfig:
     input: Literal["auto", "resident", "host"] = "auto"
     workers: CountOrZero | None = None  # threads of the host path; None: one a core; 0: none beside the main one
     image_size: Count | None = None  # None: as the data set has it
+    # SIZE@FRACTION: that training images have from that fraction of the run on, the first from 0; empty: image_size throughout
+    sizes: tuple[str, ...] = field(default=(), metadata=ADDED)
     normalize: Literal["per_channel", "per_pixel_mean", "unit"] = "per_channel"
     # applied in order: `random_resized_crop` or `scale_jitter_crop:256:480` (files); `rand_augment:2:9`, `trivial_augment`,
     # `auto_augment`, `color_jitter:0.4`, `pca_lighting:0.1`; `pad_crop:4`, `reflect_crop:2`, `flip`, `alternating_flip`,

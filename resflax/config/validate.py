@@ -294,8 +294,47 @@ def _compiler_options(config: Config) -> None:
         )
 
 
+MAX_SIZES = 8  # each is a compilation of the training step
+
+
+def parse_sizes(sizes: tuple[str, ...]) -> tuple[tuple[int, float], ...]:
+    """`("160@0", "192@0.75")` as pixels and fractions; raises ValueError where that cannot be read."""
+    return tuple((int(size), float(fraction)) for size, fraction in (text.split("@") for text in sizes))
+
+
+def _sizes(config: Config) -> None:
+    given = config.data.sizes
+    if not given:
+        return
+    try:
+        pixels, starts = zip(*parse_sizes(given), strict=True)
+    except ValueError:
+        pixels, starts = (), ()
+    if not pixels or min(pixels) < 1 or starts[0] or list(starts) != sorted(set(starts)) or not starts[-1] < 1:
+        raise ConfigError(
+            "config.data.sizes must hold SIZE@FRACTION with fractions that rise from 0 and stay below 1, got "
+            f"{','.join(given)}; for example 160@0,192@0.75"
+        )
+    if len(set(pixels)) != len(pixels) or len(pixels) > MAX_SIZES:
+        raise ConfigError(
+            f"config.data.sizes must hold at most {MAX_SIZES} sizes, each once, got {','.join(given)}; leave some out"
+        )
+    if config.data.normalize == "per_pixel_mean":
+        raise ConfigError(
+            "config.data.sizes needs a mean that has no size, got config.data.normalize=per_pixel_mean; use per_channel"
+        )
+
+
+def _sizes_seen(config: Config) -> list[int]:
+    """Of training images; empty where the data say it."""
+    if config.data.sizes:
+        return [size for size, _ in parse_sizes(config.data.sizes)]
+    return [] if config.data.image_size is None else [config.data.image_size]
+
+
 def _augmentations(config: Config) -> None:
-    size = config.data.image_size
+    sizes = _sizes_seen(config)
+    key = "config.data.sizes" if config.data.sizes else "config.data.image_size"
     for text in config.data.augment:
         name, *arguments = text.split(":")
         if name not in AUGMENTATIONS:
@@ -311,11 +350,11 @@ def _augmentations(config: Config) -> None:
             accepted = False
         if not accepted:
             raise ConfigError(f"config.data.augment: {name} needs {known.needs}, got {text!r}; write {known.example}")
-        if name in ("pad_crop", "reflect_crop") and size is not None and int(arguments[0]) >= size:
-            raise ConfigError(f"config.data.augment: {text} must pad by less than config.data.image_size, got {size}; pad less")
-        if name == "scale_jitter_crop" and size is not None and int(arguments[0]) < size:
+        if name in ("pad_crop", "reflect_crop") and sizes and int(arguments[0]) >= min(sizes):
+            raise ConfigError(f"config.data.augment: {text} must pad by less than {key}, got {min(sizes)}; pad less")
+        if name == "scale_jitter_crop" and sizes and int(arguments[0]) < max(sizes):
             raise ConfigError(
-                f"config.data.augment: {text} must start at config.data.image_size or above, got {size}; raise its first number"
+                f"config.data.augment: {text} must start at {key} or above, got {max(sizes)}; raise its first number"
             )
     names = [text.partition(":")[0] for text in config.data.augment]
     crops = [name for name in names if name in ON_HOST]
@@ -385,6 +424,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _init,
     _best,
     _compiler_options,
+    _sizes,
     _augmentations,
     _mixing,
     _loss,

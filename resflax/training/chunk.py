@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -28,9 +28,15 @@ HostBatch = Callable[[int], dict[str, np.ndarray]]  # step -> global batch
 class RunChunk(Protocol):
     """`(state, start, stop) -> (state, metrics of each step)`; a step that is not finite changes nothing, the next follows."""
 
-    max_steps: int
-    compiled: jax.stages.Compiled
     host_seconds: float  # that the last call spent to make batches on the host
+
+    @property
+    def max_steps(self) -> int:
+        """The most that one call may run."""
+
+    @property
+    def compiled(self) -> jax.stages.Compiled:
+        """The program."""
 
     def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]: ...
 
@@ -92,6 +98,35 @@ class FusedChunk:
         self.host_seconds = time.perf_counter() - began
         state, reports = self.compiled(state, self.put(batches), jnp.int32(stop - start), self.resident)
         return state, jax.tree.map(lambda x: np.asarray(x)[: stop - start], reports)
+
+
+@dataclass
+class PhasedChunk:
+    """Programs that follow one another, each for the steps up to its stop."""
+
+    phases: Sequence[tuple[int, RunChunk]]  # stop, what runs the steps before it
+    host_seconds: float = 0.0
+
+    @property
+    def max_steps(self) -> int:
+        """Of any of them."""
+        return min(one.max_steps for _, one in self.phases)
+
+    @property
+    def compiled(self) -> jax.stages.Compiled:
+        """The last one's."""
+        return self.phases[-1][1].compiled
+
+    def __call__(self, state: TrainState, start: int, stop: int) -> tuple[TrainState, StepMetrics]:
+        """See `RunChunk`."""
+        self.host_seconds, reports = 0.0, []
+        for end, one in self.phases:
+            if start < min(end, stop):
+                state, report = one(state, start, min(end, stop))
+                reports.append(report)
+                self.host_seconds += one.host_seconds
+                start = min(end, stop)
+        return state, jax.tree.map(lambda *xs: np.concatenate(xs), *reports)
 
 
 def stack_batches(host_batch: HostBatch, start: int, stop: int, length: int) -> dict[str, np.ndarray]:

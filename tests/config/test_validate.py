@@ -166,7 +166,20 @@ IMPOSSIBLE = {
             "config.loss.target_threshold belongs to sigmoid, got config.loss.name=softmax; set",
         ),
     ],
+    "_sizes": [
+        ("data.sizes=160", "must hold SIZE@FRACTION with fractions that rise from 0 and stay below 1, got 160; for example"),
+        ("data.sizes=8@0.1", "stay below 1, got 8@0.1"),
+        ("data.sizes=8@0,9@0.5,10@0.5", "got 8@0,9@0.5,10@0.5"),
+        ("data.sizes=8@0,9@1", "got 8@0,9@1"),
+        ("data.sizes=8@nan", "got 8@nan"),
+        ("data.sizes=0@0", "got 0@0"),
+        ("data.sizes=8@0,8@0.5", "must hold at most 8 sizes, each once, got 8@0,8@0.5"),
+        ("data.sizes=" + ",".join(f"{8 + n}@{n / 10}" for n in range(9)), "must hold at most 8 sizes, each once"),
+        ("data.sizes=8@0 data.normalize=per_pixel_mean", "a mean that has no size, got config.data.normalize=per_pixel_mean"),
+    ],
     "_augmentations": [
+        ("data.augment=pad_crop:5 data.sizes=5@0,8@0.5", "pad_crop:5 must pad by less than config.data.sizes, got 5"),
+        ("data.augment=scale_jitter_crop:7:9 data.sizes=5@0,8@0.5", "must start at config.data.sizes or above, got 8"),
         (
             "data.augment=flp",
             "flip, alternating_flip, cutout:PIXELS, random_erasing:PROBABILITY, got 'flp'; did you mean flip?",
