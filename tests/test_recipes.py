@@ -55,9 +55,6 @@ DEVIATIONS = {
         "data.image_size": (480, "larger ones at 480 pixels"),
         "data.name": ("photos", "--config.data.name=PHOTOS"),
     },
-    "wightman2021_rsb:.*": {
-        "data.augment": (["random_resized_crop", "flip"], "Not followed: RandAugment"),
-    },
     "leclerc2023_ffcv:.*": {
         "blur_pool": ("no such field", "Not followed: blurred pooling"),
     },

@@ -104,9 +104,10 @@ def substitute(config):
     kwargs |= {"width": 8} if "width" in accepted else {}
     group = config.batch_norm.group_size
     size = config.data.image_size and (224 if model == "tutorial_resnet" else 32)  # it flattens what is left of an image
+    sizes = tuple(f"{16 + 8 * place}@{text.partition('@')[2]}" for place, text in enumerate(config.data.sizes))
     return dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, batch_size=BATCH, eval_batch_size=BATCH, image_size=size),
+        data=dataclasses.replace(config.data, batch_size=BATCH, eval_batch_size=BATCH, image_size=size, sizes=sizes),
         model=dataclasses.replace(config.model, name=model, kwargs=kwargs),
         batch_norm=dataclasses.replace(config.batch_norm, group_size=group and min(group, BATCH)),
         optim=dataclasses.replace(config.optim, accumulate=1),
@@ -126,7 +127,7 @@ def program(config):
         return bool(value) if isinstance(value, int | float) else value
 
     values = to_dict(config)
-    values["data"] = {key: value for key, value in values["data"].items() if key in ("augment", "mix", "repeats")}
+    values["data"] = {key: value for key, value in values["data"].items() if key in ("augment", "mix", "repeats", "sizes")}
     for key in ("seed", "total_steps", "total_epochs", "eval_every_steps", "log_every_steps", "checkpoint", "batch_norm"):
         values.pop(key)
     return json.dumps(kind(values), sort_keys=True)
