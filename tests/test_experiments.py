@@ -34,6 +34,17 @@ VARIANTS = {
     "kolesnikov2020_bit": ("cifar10", "cifar100", "small", "medium", "large"),
     "finetune": ("full", "head_only", "scratch"),
     "cifar10_speedrun": ("gpu", "cpu", "cpu94"),
+    "zhang2018_mixup": ("wrn28_10", "wrn28_10_cifar100", "resnet56_mixup", "digits14", "digits14_mixup"),
+    "yun2019_cutmix": ("imagenet", "resnet56_cutmix", "digits14_cutmix"),
+    "devries2017_cutout": ("wrn28_10", "wrn28_10_cifar100", "digits14_cutout"),
+    "zhong2020_random_erasing": ("resnet20", "resnet32", "wrn28_10", "digits14_random_erasing"),
+    "cubuk2019_autoaugment": ("wrn28_10", "wrn28_10_cifar100", "digits14_auto_augment"),
+    "cubuk2020_randaugment": ("wrn28_10", "wrn28_10_cifar100", "digits14_rand_augment"),
+    "mueller2021_trivialaugment": (
+        *("wrn40_2", "wrn28_10", "wrn40_2_cifar100", "wrn28_10_cifar100"),
+        "digits14_trivial_augment",
+    ),
+    "mueller2019_label_smoothing": ("resnet56_cifar100", "digits14_label_smoothing"),
     "degradation": tuple(f"{family}{depth}" for family in ("plain", "resnet") for depth in (8, 20, 56, 110)),
     "batch_norm_group": tuple(
         f"{network}_g{group}{kind}"

@@ -25,6 +25,14 @@ FOLLOWS = {
     "leclerc2023_ffcv": "ffcv",
     "kolesnikov2020_bit": "bit",
     "cifar10_speedrun": "muon",
+    "zhang2018_mixup": "mixup",
+    "yun2019_cutmix": "cutmix",
+    "devries2017_cutout": "cutout",
+    "zhong2020_random_erasing": "random_erasing",
+    "cubuk2019_autoaugment": "autoaugment",
+    "cubuk2020_randaugment": "randaugment",
+    "mueller2021_trivialaugment": "trivialaugment",
+    "mueller2019_label_smoothing": "label_smoothing",
 }
 NAMES = {
     "cifar10_speedrun": {"gpu": "airbench94"},
@@ -36,6 +44,7 @@ OURS = {
     "degradation:.*": "digits",
     ".*:digits.*": "digits",
     ".*:.*_782": "two epochs of a row",
+    ".*:resnet56_(mixup|cutmix)": "the rule on the recipe of He et al. 2015",
     "finetune:.*": "the reader's photographs",
     "batch_norm_group:resnet.*": "a study of our own on the recipe of He et al. 2015",
     "cifar10_speedrun:cpu.*": "for two CPU cores",
@@ -63,6 +72,11 @@ DEVIATIONS = {
 # Recipes that no experiment follows, by a pattern, and why.
 NOT_HERE = {
     "wide_resnet/wrn16_8_dropout_svhn": "604,388 images",
+    "cutout/wrn16_8_svhn": "604,388 images",
+    "(mixup/preactresnet18|cutout/resnet18)": "no networks of 11 million parameters in 18 layers for small images",
+    "cutmix/(pyramidnet200|resnet110)_cifar100": "no pyramids and no such bottlenecks in the zoo",
+    "random_erasing/resnet(56|110)": "no such bottlenecks in the zoo",
+    "(mixup|randaugment)/imagenet": "the rules are the same on any data; CutMix has a row on ImageNet",
     **{f"{paper}/.*": "no experiment yet" for paper in papers() if paper not in FOLLOWS.values()},
     "he2015_imagenet/(plain.*|resnet18|resnet34_A)": "no plain ImageNet networks, none with shortcuts of option A",
     "bag_of_tricks/.*distillation": "a teacher, ResNet-152-D, must be trained first",
