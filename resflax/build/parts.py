@@ -17,8 +17,10 @@ from resflax.errors import ConfigError
 from resflax.models.zoo import create_model
 from resflax.nn import BatchNorm
 from resflax.optim import layerwise, optimizers, schedules
+from resflax.optim.lookahead import lookahead
 from resflax.optim.rates import Rates
 from resflax.prng import stream_key
+from resflax.training import averaging
 from resflax.training.losses import binary_cross_entropy, cross_entropy
 from resflax.training.state import TrainState, init_state
 from resflax.training.steps import Loss
@@ -62,13 +64,14 @@ def total_steps(config: Config, num_examples: int) -> int:
 def make_schedule(config: Config, steps: int, steps_per_epoch: float) -> optax.Schedule:
     """The learning rate as a function of the step; everything relative becomes steps here, after the overrides."""
     settings = config.optim
-    peak = settings.learning_rate
-    if settings.base_batch_size is not None:
-        peak *= config.data.batch_size / settings.base_batch_size
+    scale = 1.0 if settings.base_batch_size is None else config.data.batch_size / settings.base_batch_size
+    peak = scale * settings.learning_rate
+    unit = {"fraction": steps, "steps": 1, "epochs": steps_per_epoch}[settings.milestone_unit]
+    milestones = tuple(round(value * unit) for value in settings.milestones)
     if settings.schedule == "step":
-        unit = {"fraction": steps, "steps": 1, "epochs": steps_per_epoch}[settings.milestone_unit]
-        milestones = tuple(round(value * unit) for value in settings.milestones)
         schedule = schedules.step_schedule(peak, milestones, settings.step_factor)
+    elif settings.schedule == "piecewise":
+        schedule = schedules.piecewise_schedule(peak, milestones, settings.milestone_factors)
     elif settings.schedule == "cosine":
         schedule = schedules.cosine_schedule(peak, steps, settings.final_factor)
     elif settings.schedule == "linear":
@@ -78,7 +81,35 @@ def make_schedule(config: Config, steps: int, steps_per_epoch: float) -> optax.S
     warmup = settings.warmup_steps or round(settings.warmup_epochs * steps_per_epoch + settings.warmup_fraction * steps)
     if warmup and warmup >= steps:  # steps and epochs can only be compared once the data are known
         raise ConfigError(f"the warm-up must end before the run does, got {warmup} of {steps} steps; shorten it")
-    return schedules.with_warmup(schedule, warmup, settings.warmup_factor, settings.warmup)
+    schedule = schedules.with_warmup(schedule, warmup, settings.warmup_factor, settings.warmup)
+    if config.swa.start is None or config.swa.learning_rate is None:
+        return schedule
+    start, every = swa_steps(config, steps, steps_per_epoch)
+    return schedules.with_cycles(
+        schedule,
+        start,
+        every,
+        scale * config.swa.learning_rate,
+        scale * (config.swa.final_learning_rate or config.swa.learning_rate),
+    )
+
+
+def swa_steps(config: Config, steps: int, steps_per_epoch: float) -> tuple[int, int]:
+    """After how many steps the first network enters the mean, and how many lie between two."""
+    assert config.swa.start is not None
+    return round(config.swa.start * steps), config.swa.every_steps or max(1, round(config.swa.every_epochs * steps_per_epoch))
+
+
+def make_average(config: Config, steps: int, steps_per_epoch: float) -> averaging.Keep | None:
+    """The average that the state keeps; None: none."""
+    if config.swa.start is not None:
+        return averaging.uniform(*swa_steps(config, steps, steps_per_epoch))
+    return None if config.ema.decay is None else averaging.exponential(config.ema.decay)
+
+
+def keeps_average(config: Config) -> bool:
+    """Whether the state has a place for one."""
+    return config.ema.decay is not None or config.swa.start is not None
 
 
 def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -97,7 +128,7 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
     else:  # adam and adamw differ in their decay alone
         direction = optimizers.adam(settings.beta1, settings.beta2, settings.epsilon, settings.epsilon_at)
         rescale = layerwise.trust_ratio(1.0) if settings.name == "lamb" else None
-    return optimizers.make_optimizer(
+    optimizer = optimizers.make_optimizer(
         direction,
         schedule,
         weight_decay=settings.weight_decay,
@@ -109,6 +140,9 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
         finish=finish,
         rates=Rates.parse(settings.rates),
     )
+    if settings.lookahead_steps is None:
+        return optimizer
+    return lookahead(optimizer, settings.lookahead_steps, settings.lookahead_rate)
 
 
 def make_loss(config: Config) -> Loss:
@@ -137,7 +171,7 @@ def initial_state(
     variables = model.init(stream_key(seed, "init"), normalised, train=False)
     if compute_dtype(config) == jnp.float64:
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables)
-    return init_state(variables, optimizer, config.ema.decay is not None)
+    return init_state(variables, optimizer, keeps_average(config))
 
 
 def abstract(init: Any, where: jax.sharding.Sharding, *arguments: Any) -> Tree:

@@ -27,6 +27,8 @@ from resflax.build.inputs import (
 from resflax.build.parts import (
     abstract,
     initial_state,
+    keeps_average,
+    make_average,
     make_loss,
     make_model,
     make_optimizer,
@@ -130,7 +132,7 @@ class Run:
         drawn = {"params": state.params, "batch_stats": state.batch_stats}
         variables = pretrained.fill(drawn, self.init["fresh"], self.config.model.kwargs.get("repeat", "loop"))
         everywhere = sharding.replicated(self.mesh)
-        init = functools.partial(init_state, optimizer=self.optimizer, ema=self.config.ema.decay is not None)
+        init = functools.partial(init_state, optimizer=self.optimizer, ema=keeps_average(self.config))
         return jax.jit(init, out_shardings=everywhere)(sharding.put(variables, everywhere))
 
     def abstract_state(self) -> Tree:
@@ -162,7 +164,8 @@ class Run:
             make_loss(self.config),
             (pipeline or self.train).materialise,
             mix=make_mixing(self.config.data.mix, self.config.data.mix_probability, len(self.class_names)),
-            ema_decay=self.config.ema.decay,
+            keep=make_average(self.config, self.total_steps, self.steps_per_epoch),
+            sharpness=self.config.optim.sharpness,
             hold=Rates.parse(self.config.optim.rates).hold,
             accumulate=self.config.optim.accumulate,
             unroll=self._on_cpu,

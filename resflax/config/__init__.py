@@ -14,6 +14,7 @@ from resflax.config.schema import (
     NonFiniteConfig,
     OptimConfig,
     PrecisionConfig,
+    SwaConfig,
 )
 from resflax.config.serial import config_hash, from_dict, to_dict
 from resflax.config.validate import validate
@@ -30,6 +31,7 @@ __all__ = [
     "NonFiniteConfig",
     "OptimConfig",
     "PrecisionConfig",
+    "SwaConfig",
     "apply_overrides",
     "config_hash",
     "from_dict",

@@ -108,10 +108,12 @@ class OptimConfig:
     weight_decay: NonNegative = 0.0
     decay: Literal["coupled", "decoupled"] = "coupled"  # coupled: added to the gradient, as an L2 penalty would
     decay_mask: Literal["all", "kernels"] = "all"
-    schedule: Literal["constant", "step", "cosine", "linear"] = "constant"
-    milestones: tuple[NonNegative, ...] = (0.5, 0.75)  # of `step`
+    schedule: Literal["constant", "step", "cosine", "linear", "piecewise"] = "constant"
+    milestones: tuple[NonNegative, ...] = (0.5, 0.75)  # of `step` and `piecewise`
     milestone_unit: Literal["fraction", "steps", "epochs"] = "fraction"
     step_factor: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.1  # rate multiplier at a milestone
+    # of `piecewise`: rate multiplier at each milestone, with lines between them
+    milestone_factors: tuple[NonNegative, ...] = field(default=(), metadata=ADDED)
     final_factor: Annotated[float, Range(0, 1)] = 0.0  # of `cosine` and `linear`: last rate / peak rate
     warmup_steps: CountOrZero = 0
     warmup_epochs: NonNegative = 0.0
@@ -124,6 +126,12 @@ class OptimConfig:
     # NAME=FACTOR: what multiplies the rate of the parameters of that name or pattern; 0: frozen; the last that fits counts
     rates: tuple[str, ...] = field(default=(), metadata=ADDED)
     accumulate: Count = 1  # the batch is taken in this many equal parts, one after another
+    # rho of sharpness-aware minimisation (Foret et al. 2021), at the price of a second gradient
+    sharpness: Positive | None = field(default=None, metadata=ADDED)
+    # updates after which slow weights follow (Zhang et al. 2019: k); they are what is evaluated
+    lookahead_steps: Count | None = field(default=None, metadata=ADDED)
+    # how far they go towards the fast ones (the paper: alpha)
+    lookahead_rate: Annotated[float, Range(0, 1, open_low=True)] = field(default=0.5, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,20 @@ class EmaConfig:
     """An exponential moving average of parameters and batch statistics; when it is on, it is what is evaluated."""
 
     decay: UnitInterval | None = None
+
+
+@dataclass(frozen=True)
+class SwaConfig:
+    """Stochastic weight averaging (Izmailov et al. 2018): the mean of networks along the run; when on, it is evaluated."""
+
+    # fraction of the run after which the first network enters the mean
+    start: UnitInterval | None = field(default=None, metadata=ADDED)
+    every_epochs: Positive = field(default=1.0, metadata=ADDED)  # between two networks of the mean
+    every_steps: Count | None = field(default=None, metadata=ADDED)  # the same in steps, if it is set
+    # rate from `start` on; None: that of the schedule
+    learning_rate: Positive | None = field(default=None, metadata=ADDED)
+    # rate at the end of each cycle, in which it falls from `learning_rate`; None: it is constant
+    final_learning_rate: Positive | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -191,6 +213,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    swa: SwaConfig = field(default_factory=SwaConfig, metadata=ADDED)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig, metadata=ADDED)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

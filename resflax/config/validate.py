@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from resflax.config.fields import check, field_types, unknown_option
-from resflax.config.schema import Config, OptimConfig
+from resflax.config.schema import Config, OptimConfig, SwaConfig
 from resflax.errors import ConfigError, nearest
 from resflax.models.zoo import check_model, model_options
 
@@ -140,20 +140,29 @@ def _warmup(config: Config) -> None:
 
 def _milestones(config: Config) -> None:
     optim = config.optim
-    if optim.schedule != "step":
+    if optim.milestone_factors and optim.schedule != "piecewise":
+        raise ConfigError(
+            f"config.optim.milestone_factors belongs to piecewise, got config.optim.schedule={optim.schedule}; leave it empty"
+        )
+    if optim.schedule not in ("step", "piecewise"):
         return
     if not optim.milestones or list(optim.milestones) != sorted(set(optim.milestones)):
         raise ConfigError(
             f"config.optim.milestones must be increasing and not empty, got {optim.milestones}; for example 0.5,0.75"
         )
     end = {"fraction": 1.0, "steps": config.total_steps, "epochs": config.total_epochs}[optim.milestone_unit]
-    if end is not None and optim.milestones[-1] >= end:
+    if end is not None and (optim.milestones[-1] > end or (optim.schedule == "step" and optim.milestones[-1] == end)):
         raise ConfigError(
             f"config.optim.milestones must lie before the end of the run, {end:.15g} with config.optim.milestone_unit="
             f"{optim.milestone_unit}, got {optim.milestones}; lower them or change the unit"
         )
     if optim.milestone_unit == "steps" and any(value != int(value) for value in optim.milestones):
         raise ConfigError(f"config.optim.milestones in steps must be whole numbers, got {optim.milestones}; round them")
+    if optim.schedule == "piecewise" and len(optim.milestone_factors) != len(optim.milestones):
+        raise ConfigError(
+            f"config.optim.milestone_factors must give one for each of config.optim.milestones={optim.milestones}, got "
+            f"{optim.milestone_factors}; for example 1,0.1"
+        )
 
 
 def _optimizer(config: Config) -> None:
@@ -256,6 +265,40 @@ def _init(config: Config) -> None:
     if config.init.normalize != "saved" and config.init.weights is None:
         raise ConfigError(
             f"config.init.normalize belongs to config.init.weights, which is not set, got {config.init.normalize}; leave it out"
+        )
+
+
+def _average(config: Config) -> None:
+    swa = config.swa
+    if swa.start is None:
+        if swa != SwaConfig():
+            raise ConfigError(
+                "config.swa has an effect with config.swa.start alone, which is not set; set it, for example to 0.75"
+            )
+        return
+    if config.ema.decay is not None:
+        raise ConfigError(
+            f"only one of config.ema.decay and config.swa.start may be set, got {config.ema.decay} and {swa.start}; set the "
+            "other to none"
+        )
+    if not config.batch_norm.reestimate:
+        raise ConfigError(
+            "config.swa.start needs config.batch_norm.reestimate=true: averaged weights have other statistics than those that "
+            "were averaged"
+        )
+    if swa.final_learning_rate is not None and (swa.learning_rate is None or swa.final_learning_rate > swa.learning_rate):
+        raise ConfigError(
+            "config.swa.final_learning_rate must be at most config.swa.learning_rate, from which a cycle falls to it, got "
+            f"{swa.final_learning_rate} and {swa.learning_rate}; set both"
+        )
+
+
+def _lookahead(config: Config) -> None:
+    optim = config.optim
+    if optim.lookahead_steps is None and optim.lookahead_rate != OptimConfig.lookahead_rate:
+        raise ConfigError(
+            "config.optim.lookahead_rate belongs to config.optim.lookahead_steps, which is not set, got "
+            f"{optim.lookahead_rate}; leave it at {OptimConfig.lookahead_rate}"
         )
 
 
@@ -422,6 +465,8 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _clipping,
     _rates,
     _init,
+    _average,
+    _lookahead,
     _best,
     _compiler_options,
     _sizes,

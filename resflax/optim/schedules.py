@@ -26,6 +26,28 @@ def linear_schedule(peak: float, total_steps: int, final_factor: float = 0.0) ->
     return optax.linear_schedule(peak, peak * final_factor, max(1, total_steps))
 
 
+def piecewise_schedule(peak: float, points: tuple[int, ...], factors: tuple[float, ...]) -> Schedule:
+    """Lines through `peak * factor` at each of the points (in steps); constant before the first and after the last."""
+
+    def rate(step: Any) -> Any:
+        return peak * jnp.interp(jnp.asarray(step, float), jnp.asarray(points, float), jnp.asarray(factors, float))
+
+    return rate
+
+
+def with_cycles(schedule: Schedule, start: int, length: int, first: float, last: float) -> Schedule:
+    """`schedule` until `start`, then cycles of `length` steps (Izmailov et al. 2018, Sec. 3.1).
+
+    Step i of a cycle, from 1, has the rate `(1 - i / length) * first + i / length * last`: constant if both are equal.
+    """
+
+    def rate(step: Any) -> Any:
+        done = ((step - start) % length + 1) / length
+        return jnp.where(step < start, schedule(step), (1 - done) * first + done * last)
+
+    return rate
+
+
 def with_warmup(schedule: Schedule, warmup_steps: int, factor: float = 0.0, shape: str = "linear") -> Schedule:
     """`schedule`, scaled while `step < warmup_steps`.
 

@@ -41,6 +41,15 @@ def git_commit() -> str | None:
         return None
 
 
+def evaluated_weights(config: Config) -> str:
+    """`ema` or `swa`, averages over the run; `slow`, those of lookahead; `raw`, as the last step left them."""
+    if config.ema.decay is not None:
+        return "ema"
+    if config.swa.start is not None:
+        return "swa"
+    return "raw" if config.optim.lookahead_steps is None else "slow"
+
+
 def describe_evaluation(config: Config, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """How images became scores; a number without this is not comparable.
 
@@ -56,6 +65,6 @@ def describe_evaluation(config: Config, metadata: Mapping[str, Any]) -> dict[str
         "interpolation": "bilinear, antialiased" if files or size != source else "none",
         "decoder": "pillow" if files else "none" if config.data.name.endswith(".npz") else "opencv",
         "views": VIEWS[config.data.eval_views],
-        "weights": "raw" if config.ema.decay is None else "ema",
+        "weights": evaluated_weights(config),
         "batch_norm": "reestimated" if config.batch_norm.reestimate else "running",
     }

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from resflax.optim.lookahead import LookaheadState
 from resflax.types import Array, Tree, Variables
 
 
 class Ema(struct.PyTreeNode):
-    """Exponential moving averages."""
+    """Averages over the run, exponential or uniform, see `resflax.training.averaging`."""
 
     params: Tree
     batch_stats: Tree
@@ -27,9 +28,10 @@ class TrainState(struct.PyTreeNode):
     ema: Ema | None
 
     def variables(self) -> Variables:
-        """What evaluation uses: the averages where they are kept, else the raw values."""
+        """What evaluation uses: the averages where they are kept, the slow weights of lookahead, or else the raw values."""
         source = self if self.ema is None else self.ema
-        return {"params": source.params, "batch_stats": source.batch_stats}
+        slow = self.ema is None and isinstance(self.opt_state, LookaheadState)
+        return {"params": self.opt_state.slow if slow else source.params, "batch_stats": source.batch_stats}
 
 
 @jax.jit

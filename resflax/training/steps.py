@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax import struct
 
 from resflax.prng import stream_key
+from resflax.training.averaging import Keep, average
 from resflax.training.losses import agreement
 from resflax.training.metrics import Sums, evaluate_logits
 from resflax.training.state import Ema, TrainState
@@ -51,7 +52,8 @@ def make_train_step(
     materialise: Materialise,
     *,
     mix: Callable[[Array, Batch], Batch] = lambda key, batch: batch,
-    ema_decay: float | None = None,
+    keep: Keep | None = None,
+    sharpness: float | None = None,
     hold: Callable[[Tree], Tree] = lambda params: params,
     accumulate: int = 1,
     unroll: bool = False,
@@ -70,7 +72,12 @@ def make_train_step(
       model, optimizer, loss: see their types.
       materialise: makes a batch inside the step.
       mix: `(key, batch) -> batch`, see `resflax.data.mixing`; the loss is that of the batch's `target`, if it has one.
-      ema_decay: `average = decay * average + (1 - decay) * value` after each step; None: no average is kept.
+      keep: how the average goes on after each step, see `resflax.training.averaging`; None: none is kept.
+      sharpness: rho of sharpness-aware minimisation (Foret et al. 2021, Eq. 2 and 3): the gradient is taken a second time, at
+        the weights plus `rho * gradient / |gradient|`, for the same images and keys, and that one is applied. The norm is of
+        the gradient of the whole batch, on any number of devices (the authors perturb on each device by its own part). Loss,
+        accuracy and batch statistics are those of the first pass, as in the authors' code: they belong to the weights that are
+        kept. Frozen weights are not perturbed, and decay has no part in the perturbation. None: one gradient.
       hold: stops gradients of parameters that are frozen; what they are held at is up to the optimizer.
       accumulate: the batch is taken in this many consecutive equal parts. Gradients and running statistics are those of
         the whole batch, provided that a statistics group lies inside a part.
@@ -86,7 +93,7 @@ def make_train_step(
         correct = jnp.sum(jnp.where(batch["mask"], agreement(logits, labels), 0))
         return jnp.sum(losses) / total, (changed.get("batch_stats", {}), correct)
 
-    def gradients(state: TrainState, batch: Batch, resident: Batch) -> tuple[Tree, Tree, Array, Array]:
+    def gradients(state: TrainState, params: Tree, batch: Batch, resident: Batch) -> tuple[Tree, Tree, Array, Array]:
         total = batch["id"].shape[0]
         key = jax.random.fold_in(stream_key(resident["seed"], "dropout"), state.step)
         mixing = jax.random.fold_in(stream_key(resident["seed"], "mixing"), state.step)
@@ -94,7 +101,7 @@ def make_train_step(
         def one(part: Batch, key: Array) -> tuple[Tree, Tree, Array, Array]:
             examples = shard(mix(mixing, materialise(part, resident)))
             (value, (batch_stats, correct)), gradient = jax.value_and_grad(part_loss, has_aux=True)(
-                state.params, state.batch_stats, examples, key, total
+                params, state.batch_stats, examples, key, total
             )
             return gradient, batch_stats, value, correct
 
@@ -115,25 +122,27 @@ def make_train_step(
         return gradient, jax.tree.map(lambda x: x / accumulate, batch_stats), value, correct
 
     def train_step(state: TrainState, batch: Batch, resident: Batch) -> tuple[TrainState, StepMetrics]:
-        gradient, batch_stats, value, correct = gradients(state, batch, resident)
+        gradient, batch_stats, value, correct = gradients(state, state.params, batch, resident)
         norm = optax.tree.norm(gradient)
+        values = [value]
+        if sharpness is not None:
+            ascent = sharpness / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny)
+            nearby = jax.tree.map(lambda param, slope: param + ascent * slope, state.params, gradient)
+            gradient, _, worst, _ = gradients(state, nearby, batch, resident)
+            values += [norm, worst]
+            norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            assert ema_decay is not None
-            ema = jax.tree.map(functools.partial(average, ema_decay), ema, Ema(params, batch_stats))
+            assert keep is not None
+            ema = jax.tree.map(functools.partial(average, keep(state.step + 1)), ema, Ema(params, batch_stats))
         new = TrainState(state.step + 1, params, batch_stats, opt_state, ema)
-        checks = jnp.stack([all_finite(one) for one in (value, norm, batch_stats, params, opt_state, ema)])
+        checks = jnp.stack([all_finite(one) for one in (values, norm, batch_stats, params, opt_state, ema)])
         report = StepMetrics(value, correct, norm, checks)
         return jax.tree.map(lambda updated, old: jnp.where(report.finite, updated, old), new, state), report
 
     return train_step
-
-
-def average(decay: float, old: Array, new: Array) -> Array:
-    """`decay * old + (1 - decay) * new`; where both are equal exactly that, so that what never changes has an equal average."""
-    return jnp.where(old == new, new, decay * old + (1 - decay) * new)
 
 
 EvalStep = Callable[[Sums, Variables, Batch, Batch], Sums]

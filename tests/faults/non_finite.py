@@ -15,6 +15,7 @@ import optax
 from resflax.build import Run
 from resflax.build.parts import make_optimizer
 from resflax.data.pipeline import ResidentPipeline
+from resflax.training.averaging import exponential
 from resflax.training.losses import cross_entropy
 from resflax.training.state import Ema
 from resflax.training.steps import make_train_step
@@ -91,7 +92,7 @@ def make_faulty_step(run):
             optax.GradientTransformation(run.optimizer.init, update),
             loss,
             materialise,
-            ema_decay=run.config.ema.decay,
+            keep=exponential(run.config.ema.decay),
         )
         return inner(state, batch, resident)
 
