@@ -39,6 +39,14 @@ IMPOSSIBLE = {
         ),
     ],
     "_milestones": [
+        (
+            "optim.milestone_factors=1,0.1",
+            "config.optim.milestone_factors belongs to piecewise, got config.optim.schedule=constant",
+        ),
+        (
+            "optim.schedule=piecewise optim.milestones=0.5,1 optim.milestone_factors=1",
+            "config.optim.milestone_factors must give one for each of config.optim.milestones=(0.5, 1.0), got (1.0,)",
+        ),
         ("optim.schedule=step optim.milestones=", "config.optim.milestones must be increasing and not empty, got ()"),
         ("optim.schedule=step optim.milestones=0.75,0.5", "must be increasing and not empty, got (0.75, 0.5)"),
         ("optim.schedule=step optim.milestones=0.5,0.5", "must be increasing and not empty, got (0.5, 0.5)"),
@@ -83,6 +91,19 @@ IMPOSSIBLE = {
         ("optim.epsilon=1e-7 optim.name=muon", "config.optim.epsilon belongs to adam, adamw and lamb, got 1e-07 with"),
         ("optim.epsilon_at=uncorrected", "config.optim.epsilon_at belongs to adam, adamw and lamb, got uncorrected with"),
     ],
+    "_average": [
+        (
+            "swa.start=0.5 batch_norm.reestimate=true ema.decay=0.9",
+            "only one of config.ema.decay and config.swa.start may be set, got 0.9 and 0.5",
+        ),
+        ("swa.start=0.5", "config.swa.start needs config.batch_norm.reestimate=true"),
+        ("swa.every_steps=3", "config.swa has an effect with config.swa.start alone, which is not set"),
+        (
+            "swa.start=0.5 batch_norm.reestimate=true swa.final_learning_rate=0.1",
+            "config.swa.final_learning_rate must be at most config.swa.learning_rate, from which a cycle falls to it, got 0.1",
+        ),
+    ],
+    "_lookahead": [("optim.lookahead_rate=0.8", "belongs to config.optim.lookahead_steps, which is not set, got 0.8; leave")],
     "_decay": [
         (
             "optim.name=adamw optim.weight_decay=1e-4",
@@ -236,6 +257,9 @@ POSSIBLE = [
     "optim.schedule=step optim.milestones=50,99 optim.milestone_unit=steps",
     "optim.schedule=step optim.milestones=2.5,9.5 optim.milestone_unit=epochs total_epochs=10",
     "optim.schedule=cosine optim.milestones=",
+    "optim.schedule=piecewise optim.milestones=0.5,1 optim.milestone_factors=1,0",
+    "optim.lookahead_steps=5 optim.lookahead_rate=0.8 optim.sharpness=0.05 ema.decay=0.9",
+    "swa.start=0 batch_norm.reestimate=true swa.every_steps=3 swa.learning_rate=0.1 swa.final_learning_rate=0.01",
     "optim.nesterov=true",
     "optim.dampening=0.1",
     "optim.name=adamw optim.weight_decay=1e-4 optim.decay=decoupled",

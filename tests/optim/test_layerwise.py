@@ -24,6 +24,7 @@ OPTIMIZERS = {
     "lamb": OptimConfig("lamb", 0.02, epsilon=1e-6, weight_decay=0.02, decay="decoupled", decay_mask="kernels", clip_norm=1.0),
     "muon": OptimConfig("muon", 0.05, sgd_learning_rate=0.1, weight_decay=1e-2, decay="decoupled", nesterov=True),
     "muon, norms kept": OptimConfig("muon", 0.05, sgd_learning_rate=0.1, fixed_norm=True),
+    "lamb, slow weights": OptimConfig("lamb", 0.02, lookahead_steps=3),
     "adaptive clipping": OptimConfig(clip_adaptive=0.01),
     "adam": OptimConfig("adam", 1e-3, weight_decay=1e-3),
 }
