@@ -26,7 +26,7 @@ _FREE = {"repeat", "stochastic_depth", "dropout", "head_dropout", "zero_gamma", 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A trained network as `config.init.weights` names it."""
+    """A trained network as `config.init.weights`, or another key, names it."""
 
     path: str
     variables: Variables  # NumPy arrays under the unrolled names
@@ -35,6 +35,7 @@ class Pretrained:
     epsilon: float  # of its batch normalisation
     class_names: list[str] | None  # None: not known
     preprocessing: Preprocessing
+    key: str = "config.init.weights"
 
     def check_network(self, config: Config) -> None:
         """Raises `ConfigError` where the configuration's network computes something else from the same weights."""
@@ -45,16 +46,14 @@ class Pretrained:
         changes["config.batch_norm.epsilon"] = (config.batch_norm.epsilon, self.epsilon)
         wrong = [f"{key} is {given} and was {saved}" for key, (given, saved) in changes.items() if given != saved]
         if wrong:
-            raise ConfigError(
-                f"the network must be that of config.init.weights={self.path}, but {'; '.join(wrong)}; set it as it was"
-            )
+            raise ConfigError(f"the network must be that of {self.key}={self.path}, but {'; '.join(wrong)}; set it as it was")
 
     def check_channels(self, preprocessing: Preprocessing, images: str) -> None:
         """Raises `ConfigError` where the `images` of this name have another number of channels than these weights take."""
         own, given = len(self.preprocessing.std), len(preprocessing.std)
         if own != given:
             raise ConfigError(
-                f"images for config.init.weights={self.path} must have {own} channels, but those of {images} have {given}; use "
+                f"images for {self.key}={self.path} must have {own} channels, but those of {images} have {given}; use "
                 "other weights, or convert the images"
             )
 
@@ -63,7 +62,7 @@ class Pretrained:
         own, size = self.preprocessing, preprocessing.image_size
         if own.mean.ndim == 3 and own.image_size != size:
             raise ConfigError(
-                f"images for config.init.weights={self.path} must have the size of the mean image that is subtracted, "
+                f"images for {self.key}={self.path} must have the size of the mean image that is subtracted, "
                 f"{own.image_size[0]}x{own.image_size[1]}, but have {size[0]}x{size[1]}; set "
                 f"config.data.image_size={own.image_size[0]}, or config.init.normalize=data"
             )
@@ -84,7 +83,7 @@ class Pretrained:
         wrong = differences(_shapes(self.variables, same), _shapes(abstract, same))
         if wrong:
             raise ConfigError(
-                f"the arrays of config.init.weights={self.path} must be those of the network, but {len(wrong)} are not: "
+                f"the arrays of {self.key}={self.path} must be those of the network, but {len(wrong)} are not: "
                 f"{'; '.join(wrong[:5])}{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}; set config.model and "
                 "config.data.image_size as they were"
             )
@@ -106,12 +105,13 @@ class Pretrained:
         return {"weights": self.path, "digest": digest(self.variables), "fresh": list(fresh)}
 
 
-def read_pretrained(path: str, float64: bool = False) -> Pretrained:
+def read_pretrained(path: str, float64: bool = False, key: str = Pretrained.key) -> Pretrained:
     """The network of a workdir (its newest intact checkpoint, averaged where it keeps averages), a weight file or the hub.
 
     Args:
-      path: as `config.init.weights` has it.
+      path: as the configuration has it.
       float64: whether the run computes in double precision.
+      key: of the configuration, for what is said of it.
 
     Raises:
       ConfigError: there is nothing at `path`, or it was trained in double precision and the run is not.
@@ -124,8 +124,7 @@ def read_pretrained(path: str, float64: bool = False) -> Pretrained:
     else:
         if not epath.Path(path).exists():
             raise ConfigError(
-                "config.init.weights must be a workdir, a weight file or hf:ORGANISATION/NAME, but there is no "
-                f"{path}; correct the path"
+                f"{key} must be a workdir, a weight file or hf:ORGANISATION/NAME, but there is no {path}; correct the path"
             )
         saved = find_checkpoint(path)
         metadata = saved.metadata
@@ -138,7 +137,7 @@ def read_pretrained(path: str, float64: bool = False) -> Pretrained:
         kwargs, model, epsilon = config.model.kwargs, config.model.name, config.batch_norm.epsilon
     unrolled = jax.tree.map(np.asarray, unstack_blocks(variables))
     preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
-    return Pretrained(path, unrolled, model, kwargs, epsilon, metadata["class_names"], preprocessing)
+    return Pretrained(path, unrolled, model, kwargs, epsilon, metadata["class_names"], preprocessing, key)
 
 
 def read_again(init: Mapping[str, Any]) -> Pretrained:

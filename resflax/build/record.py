@@ -39,6 +39,9 @@ def introduce(display: Display, run: Run, step: int) -> None:
     if len(run.phases) > 1:
         sizes = ", ".join(str(pipeline.preprocessing.image_size[0]) for _, pipeline in run.phases)
         display.say(f"{len(run.phases)} compilations of the training step, all before it starts: for images of {sizes} pixels")
+    if run.teacher is not None:
+        source = run.teacher.provenance
+        display.say(f"the teacher is that of {source['weights']} (SHA-256 {source['digest'][:12]})")
     display.say(f"going on from step {step}" if step else "compiling the training step")
 
 
@@ -89,6 +92,7 @@ def make_record(run: Run, evaluation: Evaluation, progress: Progress, state: Any
         "images_per_second": rate,
         "model_flops_utilization": model_flops_utilization(rate, run.peak_rate),
         **({} if run.init is None else {"init": run.init}),
+        **({} if run.teacher is None else {"distill": run.teacher.provenance}),
         "evaluation": describe_evaluation(config, run.metadata()),
         "loss_digest": progress.loss_digest(),
         "first_losses": progress.first_losses,

@@ -36,6 +36,7 @@ from resflax.build.parts import (
     total_steps,
 )
 from resflax.build.pretrained import Pretrained, read_again, read_pretrained
+from resflax.build.teacher import Teacher, read_teacher
 from resflax.config import Config, config_hash, to_dict
 from resflax.config.validate import parse_sizes
 from resflax.data.arrays import ImageArrays
@@ -50,6 +51,7 @@ from resflax.optim.rates import Rates
 from resflax.prng import stream_key
 from resflax.training import chunk, sharding, utilization
 from resflax.training.compiler import compile_with, deterministic_options
+from resflax.training.distillation import Distillation
 from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_stats
 from resflax.training.metrics import zero_sums
 from resflax.training.moments import reached
@@ -80,6 +82,8 @@ class Run:
     fingerprint: str  # of both splits
     pretrained: Pretrained | None  # what `initial_state` starts from; None: from the seed alone
     init: dict[str, Any] | None  # see `Pretrained.provenance`; of a run that is resumed, as it was when it started
+
+    teacher: Teacher | None = None  # of `config.distill`
 
     @property
     def steps_per_epoch(self) -> float:
@@ -153,8 +157,11 @@ class Run:
         return self.train.arrays.images[:count]
 
     def resident(self, pipeline: Pipeline) -> Batch:
-        """A split in device memory."""
-        return sharding.put(pipeline.resident, sharding.replicated(self.mesh))
+        """A split in device memory, beside that of training the teacher's variables, where there is one."""
+        held: dict[str, Any] = dict(pipeline.resident)
+        if self.teacher is not None and pipeline is self.train:
+            held["teacher"] = self.teacher.variables
+        return sharding.put(held, sharding.replicated(self.mesh))
 
     def train_step(self, pipeline: Pipeline | None = None) -> Any:
         """`(state, host_batch, resident) -> (state, metrics)`, not compiled; of batches of `train` or another pipeline."""
@@ -164,6 +171,7 @@ class Run:
             make_loss(self.config),
             (pipeline or self.train).materialise,
             mix=make_mixing(self.config.data.mix, self.config.data.mix_probability, len(self.class_names)),
+            distill=self._distillation,
             keep=make_average(self.config, self.total_steps, self.steps_per_epoch),
             sharpness=self.config.optim.sharpness,
             hold=Rates.parse(self.config.optim.rates).hold,
@@ -171,6 +179,11 @@ class Run:
             unroll=self._on_cpu,
             shard=functools.partial(sharding.shard_batch, mesh=self.mesh),
         )
+
+    @property
+    def _distillation(self) -> Distillation | None:
+        settings = self.config.distill
+        return None if self.teacher is None else Distillation(self.teacher.logits, settings.temperature, settings.weight)
 
     @property
     def _on_cpu(self) -> bool:
@@ -258,6 +271,7 @@ class Run:
             "dataset_fingerprint": self.fingerprint,
             "layout": self.config.model.kwargs.get("repeat", "loop"),
             **({} if self.init is None else {"init": self.init}),
+            **({} if self.teacher is None else {"distill": self.teacher.provenance}),
         }
 
 
@@ -300,10 +314,12 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None, resumed: 
     Args:
       config: of the run.
       devices: None: all there are.
-      resumed: the metadata of the checkpoint that the run goes on from; the weights it once started from are not read again.
+      resumed: the metadata of the checkpoint that the run goes on from; the weights it once started from are not read again,
+        a teacher is, and must be the same.
 
     Raises:
-      ConfigError: something does not fit the data, the devices, or `config.init.weights`.
+      ConfigError: something does not fit the data, the devices, or the weights of `config.init` and `config.distill`.
+      DataError: the teacher is not the one the run has had so far.
     """
     settings = config.data
     mesh = sharding.make_mesh(devices)
@@ -327,6 +343,9 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None, resumed: 
         pretrained = read_pretrained(config.init.weights, config.precision.compute == "float64")
         pretrained.check_network(config)
     preprocessing = start_preprocessing(config, train, pretrained, resumed)
+    teacher = None
+    if config.distill.weights is not None:
+        teacher = read_teacher(config, train.class_names, preprocessing, None if resumed is None else resumed["distill"])
     fingerprint = f"{train.fingerprint()}-{test.fingerprint()}"
     reached("read")
     if isinstance(train, ImageArrays) and isinstance(test, ImageArrays) and train.images.shape[1:] != test.images.shape[1:]:
@@ -354,6 +373,7 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None, resumed: 
         fingerprint=fingerprint,
         pretrained=pretrained,
         init=None if resumed is None else resumed.get("init"),
+        teacher=teacher,
     )
     try:
         state = run.abstract_state()

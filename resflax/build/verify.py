@@ -41,6 +41,8 @@ def verify(record: Mapping[str, Any], config: Config) -> dict[str, Any]:
         return _refuted(f"the data have the fingerprint {run.fingerprint}, the record's had {record['dataset_fingerprint']}")
     if (run.init or {}).get("digest") != record.get("init", {}).get("digest"):
         return _refuted(f"the weights of config.init.weights={config.init.weights} are not those that the record names")
+    if run.teacher is not None and run.teacher.provenance["digest"] != record["distill"]["digest"]:
+        return _refuted(f"the teacher of config.distill.weights={config.distill.weights} is not the one that the record names")
     losses = np.asarray(_replay(run, len(recorded), set(record.get("skipped_steps", ()))), np.float32)
     exact = np.array_equal(losses, recorded)
     compared = min(STEPS, len(losses), len(recorded))

@@ -167,6 +167,17 @@ class SwaConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Knowledge distillation (Hinton et al. 2015): the network also learns from what a trained one says of the same images."""
+
+    # of the teacher: a workdir, a weight file or hf:ORGANISATION/NAME, with the classes of the data; None: there is no teacher
+    weights: str | None = field(default=None, metadata=ADDED)
+    temperature: Positive = field(default=1.0, metadata=ADDED)  # both networks' logits are divided by it
+    # of the teacher's part of the loss; 1: the labels have no part
+    weight: Annotated[float, Range(0, 1, open_low=True)] = field(default=0.5, metadata=ADDED)
+
+
+@dataclass(frozen=True)
 class PrecisionConfig:
     """The dtype of activations; parameters, statistics and logits stay float32 (float64 with `float64`)."""
 
@@ -213,6 +224,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     ema: EmaConfig = field(default_factory=EmaConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig, metadata=ADDED)
     swa: SwaConfig = field(default_factory=SwaConfig, metadata=ADDED)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     non_finite: NonFiniteConfig = field(default_factory=NonFiniteConfig, metadata=ADDED)

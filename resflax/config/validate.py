@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from resflax.config.fields import check, field_types, unknown_option
-from resflax.config.schema import Config, OptimConfig, SwaConfig
+from resflax.config.schema import Config, DistillConfig, OptimConfig, SwaConfig
 from resflax.errors import ConfigError, nearest
 from resflax.models.zoo import check_model, model_options
 
@@ -268,6 +268,13 @@ def _init(config: Config) -> None:
         )
 
 
+def _distill(config: Config) -> None:
+    if config.distill.weights is None and config.distill != DistillConfig():
+        raise ConfigError(
+            "config.distill has an effect with config.distill.weights alone, which is not set; name a workdir or a weight file"
+        )
+
+
 def _average(config: Config) -> None:
     swa = config.swa
     if swa.start is None:
@@ -465,6 +472,7 @@ _RULES: tuple[Callable[[Config], None], ...] = (
     _clipping,
     _rates,
     _init,
+    _distill,
     _average,
     _lookahead,
     _best,

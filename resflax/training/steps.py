@@ -14,6 +14,7 @@ from flax import struct
 
 from resflax.prng import stream_key
 from resflax.training.averaging import Keep, average
+from resflax.training.distillation import Distillation
 from resflax.training.losses import agreement
 from resflax.training.metrics import Sums, evaluate_logits
 from resflax.training.state import Ema, TrainState
@@ -52,6 +53,7 @@ def make_train_step(
     materialise: Materialise,
     *,
     mix: Callable[[Array, Batch], Batch] = lambda key, batch: batch,
+    distill: Distillation | None = None,
     keep: Keep | None = None,
     sharpness: float | None = None,
     hold: Callable[[Tree], Tree] = lambda params: params,
@@ -72,6 +74,7 @@ def make_train_step(
       model, optimizer, loss: see their types.
       materialise: makes a batch inside the step.
       mix: `(key, batch) -> batch`, see `resflax.data.mixing`; the loss is that of the batch's `target`, if it has one.
+      distill: see its type; the teacher's variables are `resident["teacher"]`, an argument of the program.
       keep: how the average goes on after each step, see `resflax.training.averaging`; None: none is kept.
       sharpness: rho of sharpness-aware minimisation (Foret et al. 2021, Eq. 2 and 3): the gradient is taken a second time, at
         the weights plus `rho * gradient / |gradient|`, for the same images and keys, and that one is applied. The norm is of
@@ -89,7 +92,10 @@ def make_train_step(
         labels = batch.get("target", batch["label"])
         variables = {"params": hold(params), "batch_stats": batch_stats}
         logits, changed = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"], rngs={"dropout": key})
-        losses = jnp.where(batch["mask"], loss(logits, labels), 0)
+        losses = loss(logits, labels)
+        if distill is not None:
+            losses = distill(losses, logits, batch["teacher"])
+        losses = jnp.where(batch["mask"], losses, 0)
         correct = jnp.sum(jnp.where(batch["mask"], agreement(logits, labels), 0))
         return jnp.sum(losses) / total, (changed.get("batch_stats", {}), correct)
 
@@ -100,6 +106,8 @@ def make_train_step(
 
         def one(part: Batch, key: Array) -> tuple[Tree, Tree, Array, Array]:
             examples = shard(mix(mixing, materialise(part, resident)))
+            if distill is not None:
+                examples = {**examples, "teacher": distill.teacher(resident["teacher"], examples["image"])}
             (value, (batch_stats, correct)), gradient = jax.value_and_grad(part_loss, has_aux=True)(
                 params, state.batch_stats, examples, key, total
             )

@@ -91,6 +91,7 @@ IMPOSSIBLE = {
         ("optim.epsilon=1e-7 optim.name=muon", "config.optim.epsilon belongs to adam, adamw and lamb, got 1e-07 with"),
         ("optim.epsilon_at=uncorrected", "config.optim.epsilon_at belongs to adam, adamw and lamb, got uncorrected with"),
     ],
+    "_distill": [("distill.temperature=4", "config.distill has an effect with config.distill.weights alone, which is not set")],
     "_average": [
         (
             "swa.start=0.5 batch_norm.reestimate=true ema.decay=0.9",
