@@ -70,6 +70,8 @@ def make_schedule(config: Config, steps: int, steps_per_epoch: float) -> optax.S
     milestones = tuple(round(value * unit) for value in settings.milestones)
     if settings.schedule == "step":
         schedule = schedules.step_schedule(peak, milestones, settings.step_factor)
+    elif settings.schedule == "polynomial":
+        schedule = schedules.polynomial_schedule(peak, steps, settings.power, settings.final_factor)
     elif settings.schedule == "piecewise":
         schedule = schedules.piecewise_schedule(peak, milestones, settings.milestone_factors)
     elif settings.schedule == "cosine":

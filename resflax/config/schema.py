@@ -108,13 +108,16 @@ class OptimConfig:
     weight_decay: NonNegative = 0.0
     decay: Literal["coupled", "decoupled"] = "coupled"  # coupled: added to the gradient, as an L2 penalty would
     decay_mask: Literal["all", "kernels"] = "all"
-    schedule: Literal["constant", "step", "cosine", "linear", "piecewise"] = "constant"
+    schedule: Literal["constant", "step", "cosine", "linear", "polynomial", "piecewise"] = "constant"
     milestones: tuple[NonNegative, ...] = (0.5, 0.75)  # of `step` and `piecewise`
     milestone_unit: Literal["fraction", "steps", "epochs"] = "fraction"
     step_factor: Annotated[float, Range(0, 1, open_low=True, open_high=True)] = 0.1  # rate multiplier at a milestone
     # of `piecewise`: rate multiplier at each milestone, with lines between them
     milestone_factors: tuple[NonNegative, ...] = field(default=(), metadata=ADDED)
-    final_factor: Annotated[float, Range(0, 1)] = 0.0  # of `cosine` and `linear`: last rate / peak rate
+    # of `cosine`, `linear` and `polynomial`: last rate / peak rate
+    final_factor: Annotated[float, Range(0, 1)] = 0.0
+    # exponent of `polynomial`, the share of the run that is left to that power; 1 is `linear`
+    power: Positive = field(default=2.0, metadata=ADDED)
     warmup_steps: CountOrZero = 0
     warmup_epochs: NonNegative = 0.0
     warmup_fraction: UnitInterval = 0.0  # of the run; at most one of the three is set

@@ -144,6 +144,11 @@ def _milestones(config: Config) -> None:
         raise ConfigError(
             f"config.optim.milestone_factors belongs to piecewise, got config.optim.schedule={optim.schedule}; leave it empty"
         )
+    if optim.power != OptimConfig.power and optim.schedule != "polynomial":
+        raise ConfigError(
+            f"config.optim.power belongs to polynomial, got config.optim.schedule={optim.schedule}; leave it at "
+            f"{OptimConfig.power}"
+        )
     if optim.schedule not in ("step", "piecewise"):
         return
     if not optim.milestones or list(optim.milestones) != sorted(set(optim.milestones)):

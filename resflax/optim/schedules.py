@@ -26,6 +26,11 @@ def linear_schedule(peak: float, total_steps: int, final_factor: float = 0.0) ->
     return optax.linear_schedule(peak, peak * final_factor, max(1, total_steps))
 
 
+def polynomial_schedule(peak: float, total_steps: int, power: float, final_factor: float = 0.0) -> Schedule:
+    """`(1 - step / total_steps) ** power` from `peak` at step 0 to `peak * final_factor` at `total_steps`."""
+    return optax.polynomial_schedule(peak, peak * final_factor, power, max(1, total_steps))
+
+
 def piecewise_schedule(peak: float, points: tuple[int, ...], factors: tuple[float, ...]) -> Schedule:
     """Lines through `peak * factor` at each of the points (in steps); constant before the first and after the last."""
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from resflax.build import build, make_model
+from resflax.build.pretrained import read_pretrained
 from resflax.build.teacher import read_teacher
 from resflax.config import BatchNormConfig, Config, DataConfig, DistillConfig, ModelConfig, OptimConfig
 from resflax.data.preprocess import Preprocessing
@@ -53,12 +54,12 @@ PREPROCESSING = Preprocessing((8, 8), np.array([0.2, 0.5, 0.1]), np.array([0.3, 
 def teacher(variables, tmp_path):
     """Writes a weight file."""
 
-    def write(name="teacher", names=NAMES, preprocessing=PREPROCESSING, variables=variables, **kwargs):
-        path = tmp_path / f"{name}.safetensors"
+    def write(names=NAMES, preprocessing=PREPROCESSING, variables=variables):
+        path = tmp_path / "teacher.safetensors"
         metadata = {
             "model": "cifar_resnet14",
             "num_classes": 5,
-            "kwargs": {"width": 4, **kwargs},
+            "kwargs": {"width": 4},
             "class_names": names,
             "preprocessing": preprocessing.to_dict(),
             "source": "drawn",
@@ -76,10 +77,14 @@ def direct(variables, pixels):
 
 
 @pytest.mark.parametrize("repeat", ["loop", "scan"])
-def test_the_teacher_sees_the_same_images_in_its_own_units(repeat, data, teacher, variables):
+def test_the_teacher_sees_the_same_images_in_its_own_units(repeat, data, teacher, variables, monkeypatch):
+    """Also one that was trained as a loop, as a workdir may hold it."""
     pixels = np.random.default_rng(1).integers(0, 256, (4, 8, 8, 3), np.uint8)
     student = Preprocessing((8, 8), np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.1, 0.5]))
-    found = read_teacher(config(data, teacher(**({} if repeat == "loop" else {"repeat": repeat}))), NAMES, student, None)
+    read = read_pretrained(str(teacher()))
+    read = dataclasses.replace(read, kwargs={**read.kwargs, "repeat": repeat})
+    monkeypatch.setattr("resflax.build.teacher.read_pretrained", lambda *_: read)
+    found = read_teacher(config(data, "unused"), NAMES, student, None)
     assert ("blocks" in found.variables["params"]["stage1"]) == (repeat == "scan")
     np.testing.assert_allclose(found.logits(found.variables, student(pixels)), direct(variables, pixels), rtol=1e-3, atol=1e-4)
 
@@ -94,9 +99,10 @@ def test_a_run_learns_from_it_and_records_it(data, teacher, variables):
     logits, _ = run.model.apply(
         {"params": state.params, "batch_stats": state.batch_stats}, made["image"], train=True, mutable=True
     )
-    p, q = (np.asarray(jax.nn.softmax(one / 2)) for one in (direct(variables, run.train.arrays.images[batch["id"]]), logits))
-    hard = -np.log(np.asarray(jax.nn.softmax(logits)))[np.arange(8), made["label"]]
-    expected = np.mean(0.3 * hard + 0.7 * 4 * (p * np.log(p / q)).sum(axis=1))
+    said = direct(variables, run.train.arrays.images[batch["id"]])
+    log_p, log_q = (np.asarray(jax.nn.log_softmax(one / 2)) for one in (said, logits))
+    hard = -np.asarray(jax.nn.log_softmax(logits))[np.arange(8), made["label"]]
+    expected = np.mean(0.3 * hard + 0.7 * 4 * (np.exp(log_p) * (log_p - log_q)).sum(axis=1))
     _, reports = run.compile_chunk(state, fused=False)(state, 0, 1)
     assert float(reports.loss[0]) == pytest.approx(expected, rel=1e-3)
 
@@ -110,13 +116,17 @@ def test_a_run_learns_from_it_and_records_it(data, teacher, variables):
             {"preprocessing": Preprocessing((12, 12), np.zeros((12, 12, 3)), np.ones(3))},
             "must have the size of the mean image that is subtracted, 12x12, but have 8x8; set config.data.image_size=12",
         ),
-        ({"preprocessing": Preprocessing((8, 8), np.zeros(1), np.ones(1))}, "must have 1 channels, but those of .* have 3"),
     ],
 )
 def test_one_that_does_not_fit_is_refused(changes, says, data, teacher):
     with pytest.raises(ConfigError, match=says) as caught:
         build(config(data, teacher(**changes)))
     assert "config.distill.weights=" in str(caught.value)
+
+
+def test_images_of_another_kind_are_refused(data, teacher):
+    with pytest.raises(ConfigError, match=r"config\.distill\.weights=.* must have 3 channels, but those of .* have 1"):
+        read_teacher(config(data, teacher()), NAMES, Preprocessing((8, 8), np.zeros(1), np.ones(1)), None)
 
 
 def test_one_that_is_not_there_is_refused(data, tmp_path):

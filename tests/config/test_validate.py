@@ -39,6 +39,7 @@ IMPOSSIBLE = {
         ),
     ],
     "_milestones": [
+        ("optim.power=3", "config.optim.power belongs to polynomial, got config.optim.schedule=constant; leave it at 2.0"),
         (
             "optim.milestone_factors=1,0.1",
             "config.optim.milestone_factors belongs to piecewise, got config.optim.schedule=constant",

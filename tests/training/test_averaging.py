@@ -151,6 +151,14 @@ def test_rates_of_the_averaged_part():
     assert float(going_on(90)) == pytest.approx(1 + np.cos(np.pi * 0.9), rel=1e-4)
 
 
+def test_a_polynomial_schedule_is_its_formula():
+    optim = OptimConfig(learning_rate=0.3, schedule="polynomial", power=2.0, final_factor=0.1, warmup_steps=4)
+    found = [float(make_schedule(Config(total_steps=20, optim=optim), 20, 8.0)(step)) for step in range(20)]
+    steps = np.arange(20)
+    expected = 0.3 * (0.9 * (1 - steps / 20) ** 2 + 0.1) * np.minimum(steps / 4, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+
+
 def test_a_piecewise_schedule_is_numpys_interpolation():
     optim = OptimConfig(
         learning_rate=0.1, schedule="piecewise", milestones=(0.25, 0.5, 1.0), milestone_factors=(1.0, 0.2, 0.0), warmup_steps=10
