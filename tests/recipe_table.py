@@ -35,6 +35,7 @@ MADE_OF = {
     "half_precision": ("precision.compute",),
     "eval_image_size": ("data.image_size",),
     "resolution_epochs": ("data.sizes",),
+    "swa_start_epoch": ("swa.start",),
 }
 NONE = "none"  # in the table: a row has not what the row that it is like has
 
@@ -97,6 +98,7 @@ def quantities(config: Config, images: int) -> dict[str, Any]:
         "eval_image_size": config.data.image_size,
         "resolution_epochs": [[start * steps / an_epoch, size] for size, start in parse_sizes(config.data.sizes)],
         "half_precision": config.precision.compute == "bfloat16",
+        "swa_start_epoch": None if config.swa.start is None else config.swa.start * steps / an_epoch,
     }
 
 

@@ -87,6 +87,16 @@ VARIANTS = {
         "digits56_plain",
         "digits56_se",
     ),
+    "izmailov2018_swa": (*on_both("preresnet164", "wrn28_10"), "digits14_sgd", "digits14_swa"),
+    "foret2021_sam": (*on_both("wrn28_10"), "digits14_sgd", "digits14_sam"),
+    "zhang2019_lookahead": ("resnet50", "digits14_sgd", "digits14_lookahead"),
+    "you2017_lars": ("tpu32768", "digits14_sgd", "digits14_lars"),
+    "you2020_lamb": ("batch32768", "digits14_sgd", "digits14_lamb"),
+    "jordan2024_muon": ("resnet20", "digits14_sgd", "digits14_muon"),
+    "hinton2015_distillation": (
+        "resnet56", "resnet20_from_resnet56", "wrn40_2", "wrn16_2_from_wrn40_2",
+        "digits14_teacher", "digits8_alone", "digits8_distilled",
+    ),
     "he2015_cifar": (*HE_2015, *(f"{family}{depth}_782" for family in ("resnet", "plain") for depth in (20, 32, 44, 56))),
 }  # fmt: skip
 

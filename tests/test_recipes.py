@@ -33,12 +33,20 @@ FOLLOWS = {
     "cubuk2020_randaugment": "randaugment",
     "mueller2021_trivialaugment": "trivialaugment",
     "mueller2019_label_smoothing": "label_smoothing",
+    "izmailov2018_swa": "swa",
+    "foret2021_sam": "sam",
+    "zhang2019_lookahead": "lookahead",
+    "you2017_lars": "lars",
+    "you2020_lamb": "lamb",
+    "hinton2015_distillation": "distillation",
 }
 NAMES = {
+    "zhang2019_lookahead": {"resnet50": "imagenet"},
     "cifar10_speedrun": {"gpu": "airbench94"},
 }
 # Rows of our own, by a pattern, and why no paper has them.
 OURS = {
+    "jordan2024_muon:resnet20": "the recipe of He et al. 2015, by Muon",
     "quickstart:.*": "digits",
     "tutorial:.*": "digits; the notebook's networks",
     "degradation:.*": "digits",
@@ -53,6 +61,7 @@ OURS = {
 }
 # {experiment:row, as a pattern: {key: (what it has instead, words of its docstring that say so)}}
 DEVIATIONS = {
+    "zhang2019_lookahead:resnet50": {"half_precision": (True, "bfloat16 for float32")},
     "cifar10_speedrun:gpu": {
         "optim.decay_mask": ("kernels", "biases do not decay"),
         "optim.weight_decay": (4e-5, "the head at less than half their rate"),
@@ -71,6 +80,13 @@ DEVIATIONS = {
 }
 # Recipes that no experiment follows, by a pattern, and why.
 NOT_HERE = {
+    "swa/preresnet110": "PreResNet-110 of bottlenecks",
+    "sam/wrn28_10_cutout": "one augmentation of three",
+    "lookahead/resnet18.*": "ResNet-18 with a 3x3 stem is not in the zoo",
+    "lars/batch.*": "numbers that could not be confirmed",
+    "lars/tpu16384": "one batch of two, and no number",
+    "lamb/batch(512|4096|8192)": "numbers that could not be confirmed",
+    "distillation/(resnet20_from_resnet110|resnet32_from_resnet110|wrn40_1_from_wrn40_2)": "two pairs of five",
     "wide_resnet/wrn16_8_dropout_svhn": "604,388 images",
     "cutout/wrn16_8_svhn": "604,388 images",
     "(mixup/preactresnet18|cutout/resnet18)": "no networks of 11 million parameters in 18 layers for small images",
