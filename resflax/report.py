@@ -204,9 +204,9 @@ def _about_estimates(reached: Sequence[Rate]) -> list[str]:
     named = " to ".join(f"{rate.operations_per_second / 1e9:.0f} · 10⁹ ({rate.run})" for rate in ends)
     return [
         "A time marked as an estimate was not measured. It is the arithmetic of a row's training, 6 operations for each image "
-        "and each multiply-add of its network, over the operations a second that training reached in records of this "
-        f"folder: on {reached[0].hardware} {named}, of all networks the slowest and the fastest. Nothing is claimed of other "
-        "hardware than that of the records."
+        "and each multiply-add of its network (12 where two gradients are taken; a teacher is not counted), over the "
+        f"operations a second that training reached in records of this folder: on {reached[0].hardware} {named}, of all "
+        "networks the slowest and the fastest. Nothing is claimed of other hardware than that of the records."
     ]
 
 

@@ -29,9 +29,13 @@ class Rate:
 
 
 def operations(config: Config) -> float | None:
-    """What convolutions and dense layers of a whole run compute, see `resflax.training.utilization`; None: data not known."""
+    """What convolutions and dense layers of a whole run compute, see `resflax.training.utilization`; None: data not known.
+
+    A step of sharpness-aware minimisation takes two gradients. A teacher is not counted: its network is not in the configuration.
+    """
     images, per_image = examples(config), multiply_adds(config)
-    return None if images is None or per_image is None else images * training_operations(per_image)
+    gradients = 1 if config.optim.sharpness is None else 2
+    return None if images is None or per_image is None else gradients * images * training_operations(per_image)
 
 
 def examples(config: Config) -> float | None:

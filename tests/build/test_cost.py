@@ -23,6 +23,8 @@ def test_a_row_of_he_2015():
     by_hand += 16 * 16 * 9 * (16 * 32 + 5 * 32 * 32) + 8 * 8 * 9 * (32 * 64 + 5 * 64 * 64) + 64 * 10
     assert multiply_adds(config) == by_hand
     assert operations(config) == 6 * by_hand * 64_000 * 128
+    twice = dataclasses.replace(config, optim=dataclasses.replace(config.optim, sharpness=0.05))
+    assert operations(twice) == 2 * operations(config)
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [("cifar_wrn16_2", {}), ("cifar_resnet14", {"width": 8, "repeat": "scan"})])
