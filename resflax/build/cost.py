@@ -31,7 +31,8 @@ class Rate:
 def operations(config: Config) -> float | None:
     """What convolutions and dense layers of a whole run compute, see `resflax.training.utilization`; None: data not known.
 
-    A step of sharpness-aware minimisation takes two gradients. A teacher is not counted: its network is not in the configuration.
+    A step of sharpness-aware minimisation takes two gradients. A teacher is not counted: the configuration does not say what
+    network it is.
     """
     images, per_image = examples(config), multiply_adds(config)
     gradients = 1 if config.optim.sharpness is None else 2
