@@ -27,7 +27,8 @@ VARIANTS = {
     "he2015_imagenet": ("resnet34", "resnet50", "resnet101", "resnet152", "smoke"),
     "he2019_bag_of_tricks": (
         *("baseline", "linear_scaling", "warmup", "zero_gamma", "no_bias_decay", "half_precision"),
-        *("resnet50b", "resnet50c", "resnet50d", "cosine", "label_smoothing", "mixup", "smoke"),
+        *("resnet50b", "resnet50c", "resnet50d", "cosine", "label_smoothing"),
+        *("distillation", "mixup", "mixup_distillation", "teacher", "smoke"),
     ),
     "wightman2021_rsb": ("a1", "a2", "a3", "smoke"),
     "leclerc2023_ffcv": (*(f"{name}_{epochs}" for name in ("rn50", "rn18") for epochs in (16, 24, 32, 40, 56, 88)), "smoke"),

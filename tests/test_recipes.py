@@ -57,6 +57,7 @@ OURS = {
     "batch_norm_group:resnet.*": "a study of our own on the recipe of He et al. 2015",
     "cifar10_speedrun:cpu.*": "for two CPU cores",
     "kolesnikov2020_bit:(medium|large)": "the rule of the other rows on the reader's photographs",
+    "he2019_bag_of_tricks:teacher": "of two rows; it has no number of its own",
     ".*:smoke": "twenty steps on any folder",
 }
 # {experiment:row, as a pattern: {key: (what it has instead, words of its docstring that say so)}}
@@ -75,6 +76,9 @@ DEVIATIONS = {
     },
     "leclerc2023_ffcv:.*": {
         "blur_pool": ("no such field", "Not followed: blurred pooling"),
+    },
+    "he2019_bag_of_tricks:.*distillation": {
+        "distill.weights": ("runs/he2019_bag_of_tricks-teacher", "the row `teacher`"),
     },
     "goyal2017:.*": {"half_precision": (True, "bfloat16 for float32")},
 }
@@ -95,7 +99,6 @@ NOT_HERE = {
     "(mixup|randaugment)/imagenet": "the rules are the same on any data; CutMix has a row on ImageNet",
     **{f"{paper}/.*": "no experiment yet" for paper in papers() if paper not in FOLLOWS.values()},
     "he2015_imagenet/(plain.*|resnet18|resnet34_A)": "no plain ImageNet networks, none with shortcuts of option A",
-    "bag_of_tricks/.*distillation": "a teacher, ResNet-152-D, must be trained first",
     "bit/imagenet": "the row `large` with the names of ImageNet's classes",
 }
 

@@ -65,6 +65,9 @@ def on(config, data):
     name = data.get(config.data.name, data["photographs"])
     settings = dataclasses.replace(config.data, name=name, train_split="train", eval_split="test", input="auto", workers=0)
     config = dataclasses.replace(config, data=settings)
+    if config.distill.weights is not None:  # the student itself is the teacher
+        there = weights(dataclasses.replace(config, distill=Config().distill), data["folder"])
+        config = dataclasses.replace(config, distill=dataclasses.replace(config.distill, weights=there))
     if config.init.weights is None:
         return config
     return dataclasses.replace(config, init=dataclasses.replace(config.init, weights=weights(config, data["folder"])))
@@ -148,7 +151,7 @@ def whole_program(config):
 def trace(config):
     """Network, optimizer and step, by their shapes."""
     run = build(config, jax.devices()[:1])
-    resident = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.train.resident)
+    resident = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), run.resident(run.train))
     count = config.data.batch_size
     batch = {"id": ((count,), np.int32), "epoch": ((count,), np.int32), "mask": ((count,), bool)}
     if "image" not in resident:
