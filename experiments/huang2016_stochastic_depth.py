@@ -16,7 +16,7 @@ is left out is computed all the same, so that its running statistics go on and n
 
 Table 1 has 27.76 for the constant depth on CIFAR-100 and Sec. 4 has 27.22; an earlier version of the paper had 5.23 and 24.58
 for stochastic depth. `stochastic_depth_782` is cut to two epochs. The rows `digits110_...` are those of `degradation`: 8x8
-images, half the width.
+images, half the width. In their 150 steps leaving out blocks costs accuracy; the paper's gain is that of 500 epochs.
 """
 
 import dataclasses
