@@ -9,7 +9,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resflax.cli import Parser, prepare_jax, run
 from resflax.errors import DataError
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
     import numpy as np
 
     from resflax.build.outputs import Outputs
+    from resflax.build.trained import Trained
 
 
 def main(argv: Sequence[str]) -> int:
     """The command; returns the exit code."""
     parser = Parser(prog="python -m resflax.probe", description=__doc__)
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
-    parser.add_argument("--step", type=int, metavar="N", help="default: the newest intact checkpoint")
+    of = parser.add_mutually_exclusive_group(required=True)
+    of.add_argument("--workdir", metavar="DIR", help="of a training run")
+    of.add_argument("--checkpoint", metavar="FILE", help="a weight file, or hf:ORGANISATION/REPOSITORY on the Hugging Face hub")
+    parser.add_argument("--step", type=int, metavar="N", help="of a workdir; default: the newest intact checkpoint")
     parser.add_argument("--data", metavar="NAME", help="another data set than the run's, of the same kind of images")
     parser.add_argument("--data_dir", metavar="DIR", help="where it lies")
     parser.add_argument("--train", default="train", metavar="SPLIT", help="whose features are learned from (default: train)")
@@ -37,6 +40,8 @@ def main(argv: Sequence[str]) -> int:
         parser.error(f"--neighbours must be at least 1, got {arguments.neighbours}")
     if not arguments.temperature > 0:
         parser.error(f"--temperature must be above 0, got {arguments.temperature:g}")
+    if arguments.step is not None and arguments.checkpoint:
+        parser.error("--step needs --workdir, a weight file has one step")
     if arguments.data_dir is not None and arguments.data is None:
         parser.error("--data_dir needs --data")
     print(json.dumps(probe(**vars(arguments))))
@@ -44,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def probe(
-    workdir: str,
+    workdir: str | None,
     step: int | None = None,
     data: str | None = None,
     data_dir: str | None = None,
@@ -53,24 +58,28 @@ def probe(
     neighbours: int = 20,
     temperature: float = 0.07,
     output: str | None = None,
+    checkpoint: str | None = None,
 ) -> dict[str, Any]:
     """Classifies the examples of one split by the features of another's; the network stays as it is.
 
     Args:
-      workdir: of a training run.
+      workdir: of a training run; None: `checkpoint` is used.
       step: of its checkpoint; None: the newest that is intact.
-      data: name of a data set, as `config.data.name` has it, whose classes may be any; None: the run's.
+      data: name of a data set, as `config.data.name` has it, whose classes may be any and whose images are read as `predict`
+        reads files; None: the run's.
       data_dir: where it lies.
       train: the split that is learned from.
       test: the split that is classified.
       neighbours, temperature: see `vote`.
+      checkpoint: a weight file, or `hf:organisation/repository` on the Hugging Face hub; a classifier it need not have.
       output: an `.npz` for `{train,test}_features` float32[N, C], `_labels` and `_ids` int32[N], and `class_names`.
 
     Returns:
       `linear_accuracy`, `neighbour_accuracy`, `images_learned_from`, `images_scored`, ...
 
     Raises:
-      ConfigError: there is no such data set or split, or its images have another number of channels.
+      ConfigError: there is no such data set or split, its images have another number of channels, or none is named for a weight
+        file that was not made of a run.
       DataError: the splits have different classes, or fewer than two.
       StorageError: there is no such checkpoint, or the features cannot be written.
     """
@@ -78,11 +87,19 @@ def probe(
     import numpy as np
 
     from resflax.build.outputs import split_outputs
-    from resflax.build.trained import open_trained
+    from resflax.build.trained import open_trained, open_trained_file
     from resflax.files import write_bytes
 
     other = None if data is None else (data, data_dir)
-    opened = [open_trained(workdir, split, step, lambda text: print(text, file=sys.stderr), other) for split in (train, test)]
+
+    def open_at(split: str) -> Trained:
+        classes: Literal["same", "any"] = "same" if other is None else "any"
+        if workdir is None:
+            assert checkpoint is not None
+            return open_trained_file(checkpoint, split, other, classes=classes)
+        return open_trained(workdir, split, step, lambda text: print(text, file=sys.stderr), other, classes=classes)
+
+    opened = [open_at(split) for split in (train, test)]
     names = [trained.images.class_names for trained in opened]
     if names[0] != names[1]:
         raise DataError(
@@ -98,8 +115,8 @@ def probe(
         np.savez(content, class_names=np.array(names[0]), **arrays)
         write_bytes(output, content.getvalue())
     return {
-        "workdir": workdir,
-        "step": opened[0].saved.step,
+        **({"checkpoint": checkpoint} if workdir is None else {"workdir": workdir}),
+        "step": opened[0].step,
         "dataset": opened[0].config.data.name,
         "train": train,
         "test": test,

@@ -132,7 +132,7 @@ def test_another_data_set_is_read_as_predict_reads_it(rewritten, capsys, tmp_pat
         path = tmp_path / "photos" / "test" / str(index % 5) / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)).save(path)
-    (tmp_path / "photos" / "train").mkdir()
+        (tmp_path / "photos" / "train" / str(index % 5)).mkdir(parents=True, exist_ok=True)
     for changes in ({}, {"crop": "center", "crop_ratio": 0.8, "interpolation": "bicubic"}):
         path = rewritten(class_names=None, **changes)
         found = run(capsys, f"--checkpoint={path}", f"--data={tmp_path}/photos")

@@ -6,7 +6,7 @@ from resflax.build.parts import make_model, make_optimizer, make_schedule
 from resflax.build.restore import find_checkpoint, load, open_run, open_weights, restore_variables
 from resflax.build.run import Run, build, make_evaluate
 from resflax.build.shift import evaluate_shift
-from resflax.build.trained import Trained, open_trained
+from resflax.build.trained import Trained, open_trained, open_trained_file
 
 __all__ = [
     "Outputs",
@@ -25,6 +25,7 @@ __all__ = [
     "open_run",
     "open_split",
     "open_trained",
+    "open_trained_file",
     "open_weights",
     "output_batches",
     "restore_variables",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from resflax.data.reading import (
     five_crop_reader,
     random_crop_reader,
     scale_jitter_reader,
+    source_reader,
 )
 from resflax.data.views import CROPS
 from resflax.errors import ConfigError, DataError
@@ -210,6 +211,18 @@ def evaluation_pipeline(config: Config, images: Split, preprocessing: Preprocess
     )
 
 
+def other_pipeline(
+    config: Config, images: Split, metadata: Mapping[str, Any], preprocessing: Preprocessing, mesh: jax.sharding.Mesh
+) -> Pipeline:
+    """Batches for evaluation of a data set that is not the network's own, whose images are read as `predict` reads files."""
+    batch_size = round_up(config.data.eval_batch_size, mesh.size)
+    rows, dtype = sharding.local_rows(batch_size), dataset_dtype(config)
+    read = source_reader(images, _reading(config, metadata))
+    return HostPipeline(
+        preprocessing, batch_size, dtype=dtype, rows=rows, read=read, labels=images.labels, workers=workers(config)
+    )
+
+
 def describe_reading(config: Config, images: Split) -> dict[str, Any]:
     """How a file becomes the array that preprocessing starts from; `predict` does the same, see `file_reader`."""
     if isinstance(images, ImageArrays):
@@ -226,4 +239,9 @@ def round_up(batch_size: int, devices: int) -> int:
 
 def make_reader(config: Config, metadata: dict[str, Any]) -> Callable[[Path], np.ndarray]:
     """`path -> uint8[H, W, C]`, as the images of the evaluation split were read."""
-    return file_reader({"crop_ratio": config.data.crop_ratio, "interpolation": "bilinear", **metadata})
+    return file_reader(_reading(config, metadata))
+
+
+def _reading(config: Config, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata of a run; the first versions left out what was then the same for all."""
+    return {"crop_ratio": config.data.crop_ratio, "interpolation": "bilinear", **metadata}

@@ -38,7 +38,8 @@ def output_batches(trained: Trained) -> Iterator[Outputs]:
     Raises `DataError` where a logit is not finite.
     """
     config, model, pipeline, mesh = trained.config, trained.model, trained.pipeline, trained.mesh
-    num_classes = len(trained.saved.metadata["class_names"])  # of the network; the data may be others
+    image = jax.ShapeDtypeStruct((1, *pipeline.preprocessing.image_size, len(pipeline.preprocessing.std)), jnp.float32)
+    width = jax.eval_shape(functools.partial(model.apply, train=False), trained.variables, image).shape[-1]  # of the logits
     everywhere = sharding.replicated(mesh)
     resident = sharding.put(pipeline.resident, everywhere)
 
@@ -50,7 +51,7 @@ def output_batches(trained: Trained) -> Iterator[Outputs]:
         examples = sharding.shard_batch(pipeline.materialise(batch, resident), mesh)
         network = functools.partial(logits_and_features, variables)
         both = average_over_views(network, examples.pop("image"), config.data.eval_views)
-        return {**examples, "logits": both[:, :num_classes], "features": both[:, num_classes:]}
+        return {**examples, "logits": both[:, :width], "features": both[:, width:]}
 
     jitted = jax.jit(step, out_shardings=everywhere)
     put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(mesh))

@@ -181,7 +181,7 @@ def _scored_sections(workdir: str, run: Run) -> list[Element]:
         reason = "; ".join([*damaged, str(error)])
         return [section("images", "Images", notice(f"There are no images and no scores of classes here: {reason}"))]
     names, labels, confusion = pictures.names, pictures.outputs.labels, pictures.confusion
-    right, step = int(np.trace(confusion)), pictures.trained.saved.step
+    right, step = int(np.trace(confusion)), pictures.trained.step
     counted = f"{len(labels):,} images of split {pictures.trained.split} by the checkpoint of step {step:,}, {right:,} rightly."
     about = [*map(notice, damaged), element("p", counted)]
     if run.record and not (step == run.record["steps"] and np.isclose(right / len(labels), run.record["test_accuracy"])):

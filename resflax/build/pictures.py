@@ -62,7 +62,7 @@ class Pictures:
     def __init__(self, trained: Trained, workdir: str, stage: str | None = None):
         self.trained, self.workdir = trained, workdir
         self.names = trained.images.class_names
-        self.about = f"{trained.config.model.name}, step {trained.saved.step:,}"
+        self.about = f"{trained.config.model.name}, step {trained.step:,}"
         self.variables = jax.device_put(trained.variables, trained.mesh.devices.flat[0])  # a few images need one device
         self.stages = stages(trained.model, self.variables, jnp.zeros((1, *self.image_shape)))
         self.stage = stage or [*self.stages][-1]
@@ -106,7 +106,7 @@ class Pictures:
         hardest = [int(index) for index in self.hardest[: 5 * MISTAKES] if self.predictions[index] != labels[index]]
         return {
             "split": self.trained.split,
-            "step": self.trained.saved.step,
+            "step": self.trained.step,
             "images_scored": len(labels),
             "accuracy": float((self.predictions == labels).mean()),
             "expected_calibration_error": calibration(self.probabilities, labels).expected_error,
@@ -243,4 +243,4 @@ class Pictures:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Height, width and channels as the network sees them."""
-        return (*self.trained.pipeline.preprocessing.image_size, self.trained.saved.metadata["source_shape"][-1])
+        return (*self.trained.pipeline.preprocessing.image_size, self.trained.metadata["source_shape"][-1])

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin
 
 from resflax.data import jpeg
-from resflax.data.geometry import FILTER, stretch
 from resflax.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -38,12 +37,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def read_image(path: Path, shape: tuple[int, int, int], method: Image.Resampling = FILTER) -> np.ndarray:
-    """Decodes a file as `decode` does and stretches it to uint8 `shape` (height, width, 1 or 3 channels)."""
-    height, width, channels = shape
-    return np.asarray(stretch(decode(path, channels), height, width, method)).reshape(shape)
 
 
 def decode(file: Path | BinaryIO, channels: int, name: str = "") -> Image.Image:

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from resflax.data.arrays import ImageArrays
-from resflax.data.decode import decode, read_image
-from resflax.data.geometry import ATTEMPTS, center_crop, five_crops, scale_jitter_box
+from resflax.data.decode import decode
+from resflax.data.geometry import ATTEMPTS, center_crop, five_crops, scale_jitter_box, stretch
 from resflax.data.order import uniforms
 from resflax.data.parts import part_of, random_part
 from resflax.data.preprocess import LARGEST, Preprocessing
@@ -90,7 +90,22 @@ def five_crop_reader(source: ImageSource, size: int, crop_ratio: float) -> Read:
 
 
 def file_reader(reading: Mapping[str, Any]) -> Callable[[Path], np.ndarray]:
-    """`path -> uint8[H, W, C]`, as a network's metadata say.
+    """`path -> uint8[H, W, C]`, as a network's metadata say, see `image_fitter`."""
+    fit, channels = image_fitter(reading), reading["source_shape"][2]
+    return lambda path: fit(decode(path, channels))
+
+
+def source_reader(images: ImageSource | ImageArrays, reading: Mapping[str, Any]) -> Read:
+    """The images of any data set as `file_reader` reads files; they have as many channels as the metadata say."""
+    fit = image_fitter(reading)
+    if isinstance(images, ImageArrays):
+        pixels = images.images[..., 0] if images.images.shape[-1] == 1 else images.images
+        return lambda epoch, index: fit(Image.fromarray(pixels[index]))
+    return lambda epoch, index: fit(images.open(index))
+
+
+def image_fitter(reading: Mapping[str, Any]) -> Callable[[Image.Image], np.ndarray]:
+    """An upright image of the network's channels -> uint8[H, W, C], as a network's metadata say.
 
     Where `crop` is `none`, the whole image is stretched to `source_shape`; where it is `center`, the middle of it, `crop_ratio`
     of the shorter side, is resized to the size in `preprocessing`. `interpolation` is the name of a filter of Pillow.
@@ -105,11 +120,11 @@ def file_reader(reading: Mapping[str, Any]) -> Callable[[Path], np.ndarray]:
     if reading["crop"] == "none":
         if any(not isinstance(side, int) or not 0 < side <= LARGEST for side in (height, width)):
             raise ValueError(f"the sides of source_shape must be integers from 1 to {LARGEST}, got {height} and {width}")
-        return lambda path: read_image(path, (height, width, channels), method)
+        return lambda image: np.asarray(stretch(image, height, width, method)).reshape(height, width, channels)
     size, ratio = preprocessing.image_size[0], float(reading["crop_ratio"])
     if not 0 < ratio <= 1:
         raise ValueError(f"crop_ratio must be above 0 and at most 1, got {ratio}")
-    return lambda path: np.asarray(center_crop(decode(path, channels), size, ratio, method)).reshape(size, size, channels)
+    return lambda image: np.asarray(center_crop(image, size, ratio, method)).reshape(size, size, channels)
 
 
 def random_crop_reader(source: ImageSource, size: int, seed: int) -> Read:

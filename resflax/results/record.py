@@ -55,15 +55,14 @@ def describe_evaluation(config: Config, metadata: Mapping[str, Any]) -> dict[str
 
     Args:
       config: of the run.
-      metadata: of the run, see `resflax.build.Run.metadata`.
+      metadata: of the run, see `resflax.build.Run.metadata`; `source_shape` that of the images that were scored.
     """
     size, source = metadata["preprocessing"]["image_size"], metadata["source_shape"][:2]
-    files = metadata["crop"] == "center"
     return {
         "resolution": size,
-        "crop_ratio": config.data.crop_ratio if files else 1.0,
-        "interpolation": "bilinear, antialiased" if files or size != source else "none",
-        "decoder": "pillow" if files else "none" if config.data.name.endswith(".npz") else "opencv",
+        "crop_ratio": metadata.get("crop_ratio", config.data.crop_ratio) if metadata["crop"] == "center" else 1.0,
+        "interpolation": f"{metadata.get('interpolation', 'bilinear')}, antialiased" if size != source else "none",
+        "decoder": "pillow" if None in source else "none" if config.data.name.endswith(".npz") else "opencv",
         "views": VIEWS[config.data.eval_views],
         "weights": evaluated_weights(config),
         "batch_norm": "reestimated" if config.batch_norm.reestimate else "running",

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from resflax.data.decode import MAX_PIXELS, decode, find_images, read_image
+from resflax.data.decode import MAX_PIXELS, decode, find_images
+from resflax.data.geometry import stretch
 from resflax.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -21,6 +22,10 @@ GREY = RNG.integers(0, 256, (5, 7)).astype(np.uint8)
 ALPHA = RNG.integers(0, 256, (5, 7)).astype(np.uint8)
 SHAPE = (5, 7, 3)
 ORIENTATION = 0x0112
+
+
+def read_image(path, shape):
+    return np.asarray(stretch(decode(path, shape[2]), *shape[:2])).reshape(shape)
 
 
 def encode(pixels, file_format="PNG", **options):
