@@ -92,6 +92,15 @@ def test_a_batch_of_padding_alone_has_its_shape(folder):
     assert [batch["image"].shape for batch in empty.evaluation_batches()] == [(1, 5, SIZE, SIZE, 3)] * 2
 
 
+@pytest.mark.parametrize("count", [2, 8])
+def test_the_same_on_any_number_of_devices(count):
+    crops = jnp.asarray(np.random.default_rng(0).normal(size=(8, 5, SIZE, SIZE, 3)), jnp.float32)
+    mesh = sharding.make_mesh(jax.devices()[:count])
+    score = jax.jit(lambda images: average_over_views(network, images, "ten_crop"), out_shardings=sharding.batch_sharded(mesh))
+    made = score(jax.device_put(crops, sharding.batch_sharded(mesh)))
+    np.testing.assert_allclose(made, average_over_views(network, crops, "ten_crop"), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
