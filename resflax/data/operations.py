@@ -136,6 +136,7 @@ def equalize(image: Array, magnitude: Array, fill: int) -> Array:
     return jnp.where(step > 0, jnp.minimum((step // 2 + below) // jnp.maximum(step, 1), 255), image)
 
 
+# What a seed draws are places in this order: append, never reorder.
 OPERATIONS: dict[str, Operation] = {
     function.__name__: function
     for function in (

@@ -20,6 +20,7 @@ from resflax.types import Array
 Policy = Callable[[Array, Array], Array]
 
 _NAMES = tuple(OPERATIONS)
+_OF_ALL = _NAMES.index("invert")  # so many operations are in every policy's space; invert is AutoAugment's alone
 _DIRECTED = np.array([name.startswith(("shear", "translate", "rotate")) for name in _NAMES])
 
 
@@ -52,13 +53,13 @@ class Space(NamedTuple):
 
 def rand_augment(layers: int, level: int) -> Policy:
     """`layers` operations of 14, all at one level of 10, which it may exceed (Cubuk et al. 2020, arXiv:1909.13719, Sec. 3)."""
-    space, count = Space(levels=10), _NAMES.index("invert")
+    space = Space(levels=10)
 
     def one(key: Array, image: Array) -> Array:
         magnitudes = jnp.asarray(space.magnitudes(level, *image.shape[:2]))
         for for_layer in jax.random.split(key, layers):
             for_operation, for_direction = jax.random.split(for_layer)
-            which = jax.random.randint(for_operation, (), 0, count, jnp.int32)
+            which = jax.random.randint(for_operation, (), 0, _OF_ALL, jnp.int32)
             image = _operate(image, which, magnitudes[which], for_direction, space.fill)
         return image
 
@@ -68,12 +69,11 @@ def rand_augment(layers: int, level: int) -> Policy:
 def trivial_augment() -> Policy:
     """One operation of 14, at one of 31 levels of the wide space (Mueller and Hutter 2021, arXiv:2103.10158, Algorithm 1)."""
     space = Space(levels=30, shear=0.99, translate=1.0, rotate=135, bits=(8, 2), factor=(0.01, 2.0), fill=0)
-    count = _NAMES.index("invert")
 
     def one(key: Array, image: Array) -> Array:
         magnitudes = jnp.asarray([space.magnitudes(level, *image.shape[:2]) for level in range(space.levels + 1)])
         for_operation, for_level, for_direction = jax.random.split(key, 3)
-        which = jax.random.randint(for_operation, (), 0, count, jnp.int32)
+        which = jax.random.randint(for_operation, (), 0, _OF_ALL, jnp.int32)
         level = jax.random.randint(for_level, (), 0, space.levels + 1, jnp.int32)
         return _operate(image, which, magnitudes[level, which], for_direction, space.fill)
 
