@@ -218,6 +218,8 @@ class Run:
             put = functools.partial(sharding.put_rows, sharding=split)
             jitted = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
             lowered = jitted.lower(state, put(host_batch(0)), resident)
+            if pipeline is not self.phases[0][1]:
+                host_batch = pipeline.training_batches()  # what the other has made ahead is not needed for long
             return lambda: chunk.StepwiseChunk(compile_(lowered), host_batch, resident, put, stop)
         length = min(self.total_steps, 512)
         by_step = jax.sharding.NamedSharding(self.mesh, jax.sharding.PartitionSpec(None, "data"))
