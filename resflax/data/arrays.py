@@ -115,6 +115,8 @@ def load_npz(path: Path, split: str) -> ImageArrays:
 
 def unknown_dataset(name: str, known: list[str]) -> ConfigError:
     """The error for a name that is no data set."""
+    if name.startswith(("/", ".", "~")):
+        return ConfigError(f"config.data.name must be a data set or an existing path, but there is no {name}; correct it")
     return ConfigError(
         f"config.data.name must be digits, a prepared tfds data set, a folder of images or an .npz file, got {name!r}, and "
         f"there is no such folder in {Path.cwd()}; did you mean {nearest(name, known)[0]}?"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from resflax.viz.style import BLUE, ORANGE, entitle, tidy
 
@@ -32,6 +33,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], split: str, title: str) -> 
     left.set(xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     right.set(xlabel="step", ylabel="error (%)", ylim=(0, None))
     for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         tidy(axes)
     if right.lines:
         right.legend(frameon=False, fontsize=9)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from resflax.viz.style import entitle, tidy
 
@@ -38,8 +39,9 @@ def plot_runs(runs: Mapping[str, Run], title: str) -> Figure:
                     axes.plot(steps, values, style, color=color, linewidth=width, marker=marker, markersize=4, label=label)
     left.set(xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     right.set(xlabel="step", ylabel="error (%)", ylim=(0, None))
-    tidy(left)
-    tidy(right)
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        tidy(axes)
     handles, labels = right.get_legend_handles_labels()
     if handles:
         longest = 6 + max(map(len, labels))  # letters, with the line before it; one is about 0.6 of its size wide

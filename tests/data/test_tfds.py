@@ -114,6 +114,8 @@ def test_a_set_is_read_without_the_code_that_made_it(data_dir, tmp_path):
     assert images.fingerprint() == load_split("odd_sizes", "train", data_dir).fingerprint()
     with pytest.raises(ConfigError, match=r"got 'unheard', and there is no such folder in \S+; did you mean"):
         load_split("unheard", "train", str(tmp_path))
+    with pytest.raises(ConfigError, match=r"an existing path, but there is no \./photos; correct it"):
+        load_split("./photos", "train", str(tmp_path))
 
 
 def test_a_damaged_description_is_named(tmp_path):

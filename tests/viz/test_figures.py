@@ -34,6 +34,11 @@ def test_curves_show_the_rows():
     assert is_drawn(figure)
 
 
+def test_steps_are_whole():
+    figure = plot_curves(ROWS, "test", "a run")
+    assert all(tick == int(tick) for axes in figure.axes for tick in axes.get_xticks())
+
+
 def test_curves_of_a_run_without_evaluations_or_rows():
     assert is_drawn(plot_curves(ROWS[:1], "test", "short"))
     assert is_drawn(plot_curves([], "test", "empty"))
