@@ -101,8 +101,10 @@ def test_fine_tuning_on_a_small_folder_beats_training_from_scratch(data_dir, tmp
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
     found = {"six": train(pretrain)}
     for seed in range(3):
-        tuned = full.replace("full0", f"full{seed}").replace("seed=0", f"seed={seed}")
-        scratch = tuned.replace(":full", ":scratch").replace("=full", "=scratch").replace("--config.init.weights=six", "")
-        found |= {f"full{seed}": train(tuned), f"scratch{seed}": train(scratch)}
+        for kind in ("full", "head_only", "scratch"):
+            command = full.replace(":full", f":{kind}").replace("=full0", f"={kind}{seed}").replace("seed=0", f"seed={seed}")
+            if kind == "scratch":
+                command = command.replace("--config.init.weights=six", "")
+            found[f"{kind}{seed}"] = train(command)
         assert found[f"full{seed}"] > found[f"scratch{seed}"], found
     print(found)
