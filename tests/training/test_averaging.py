@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from flax import linen as nn
 
 from resflax.build import make_schedule
@@ -12,8 +13,9 @@ from resflax.build.parts import make_average
 from resflax.config import BatchNormConfig, Config, EmaConfig, OptimConfig, SwaConfig
 from resflax.optim.lookahead import lookahead
 from resflax.training.averaging import average, exponential, uniform
+from resflax.training.checkpoints import Checkpoints, open_checkpoint
 from resflax.training.losses import cross_entropy
-from resflax.training.state import init_state
+from resflax.training.state import init_state, snapshot
 from resflax.training.steps import make_train_step
 from resflax.tree import digest, named_leaves
 
@@ -228,3 +230,32 @@ def test_a_pass_that_is_not_finite_changes_nothing(where):
     after, report = step(state, host_batch(0), {"seed": jnp.uint32(0)})
     assert report.checks.tolist() == [False, *[True] * 5]
     assert digest(after) == digest(state)
+
+
+def test_a_state_that_was_saved_goes_on_as_if_it_had_not_been(tmp_path):
+    """Slow weights, the mean and all, on a donated state; with a perturbation, which keeps nothing."""
+    model = Network()
+    optimizer = lookahead(optax.sgd(0.1, momentum=0.9), 4, 0.5)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 4)), train=False)
+    train_step = make_train_step(model, optimizer, cross_entropy, materialise, keep=uniform(3, 2), sharpness=0.1)
+    step = jax.jit(train_step, donate_argnums=0)
+    resident = {"seed": jnp.uint32(0)}
+
+    def go_on(state, start, stop, checkpoints=None):
+        ends = []
+        for index in range(start, stop):
+            state, _ = step(state, host_batch(index), resident)
+            ends.append(digest(state))
+            if checkpoints is not None and index + 1 in (2, 5):
+                checkpoints.save(index + 1, state, {}, {})
+        return ends
+
+    unbroken = go_on(snapshot(init_state(variables, optimizer, ema=True)), 0, 9)
+    with Checkpoints(epath.Path(tmp_path / "checkpoints"), keep_last=2) as checkpoints:
+        assert go_on(snapshot(init_state(variables, optimizer, ema=True)), 0, 6, checkpoints) == unbroken[:6]
+    everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(lambda: init_state(variables, optimizer, ema=True))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
+    for saved in (2, 5):
+        state = open_checkpoint(epath.Path(tmp_path / "checkpoints") / str(saved)).restore(shapes)
+        assert go_on(state, saved, 9) == unbroken[saved:]
