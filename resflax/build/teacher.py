@@ -70,7 +70,7 @@ def read_teacher(
         dtype=compute_dtype(config),
         **pretrained.kwargs,
     )
-    renormalise = _renormalise(preprocessing, pretrained)
+    renormalise = _renormalise(preprocessing, pretrained, config.data.sizes)
 
     def logits(variables: Variables, images: Array) -> Array:
         found: Any = network.apply(variables, renormalise(images), train=False)
@@ -94,14 +94,19 @@ def _check_classes(pretrained: Pretrained, class_names: Sequence[str]) -> None:
         )
 
 
-def _renormalise(images: Preprocessing, teacher: Pretrained) -> Callable[[Array], Array]:
-    """From images that `images` has normalised to those the teacher was trained on."""
+def _renormalise(images: Preprocessing, teacher: Pretrained, sizes: Sequence[str]) -> Callable[[Array], Array]:
+    """From images that `images` has normalised, of these sizes on the way, to those the teacher was trained on."""
     own = teacher.preprocessing
     if own.mean.ndim == 3 and own.image_size != images.image_size:
         raise ConfigError(
             f"images for {KEY}={teacher.path} must have the size of the mean image that is subtracted, "
             f"{own.image_size[0]}x{own.image_size[1]}, but have {images.image_size[0]}x{images.image_size[1]}; set "
             f"config.data.image_size={own.image_size[0]}"
+        )
+    if own.mean.ndim == 3 and sizes:
+        raise ConfigError(
+            f"images for {KEY}={teacher.path} must have the size of the mean image that is subtracted throughout, got "
+            f"config.data.sizes={','.join(sizes)}; leave them out"
         )
     scale, shift = images.std / own.std, (images.mean - own.mean) / own.std
     if np.all(scale == 1) and np.all(shift == 0):
