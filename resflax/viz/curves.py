@@ -33,7 +33,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], split: str, title: str) -> 
     left.set(xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     right.set(xlabel="step", ylabel="error (%)", ylim=(0, None))
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         tidy(axes)
     if right.lines:
         right.legend(frameon=False, fontsize=9)

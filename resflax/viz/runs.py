@@ -40,7 +40,7 @@ def plot_runs(runs: Mapping[str, Run], title: str) -> Figure:
     left.set(xlabel="step", ylabel="cross-entropy (nats)", yscale="log")
     right.set(xlabel="step", ylabel="error (%)", ylim=(0, None))
     for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         tidy(axes)
     handles, labels = right.get_legend_handles_labels()
     if handles:
