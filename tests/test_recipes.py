@@ -97,7 +97,6 @@ NOT_HERE = {
     "cutmix/(pyramidnet200|resnet110)_cifar100": "no pyramids and no such bottlenecks in the zoo",
     "random_erasing/resnet(56|110)": "no such bottlenecks in the zoo",
     "(mixup|randaugment)/imagenet": "the rules are the same on any data; CutMix has a row on ImageNet",
-    **{f"{paper}/.*": "no experiment yet" for paper in papers() if paper not in FOLLOWS.values()},
     "he2015_imagenet/(plain.*|resnet18|resnet34_A)": "no plain ImageNet networks, none with shortcuts of option A",
     "bit/imagenet": "the row `large` with the names of ImageNet's classes",
 }
