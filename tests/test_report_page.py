@@ -270,6 +270,13 @@ def test_errors_say_what_to_do(arguments, error, says, workdir, tmp_path, monkey
         report.main(arguments)
 
 
+def test_axes_say_what_they_are_and_have_numbers_even_over_less_than_a_decade():
+    drawn = chart("Loss", [Line("training", [1, 60], [2.24, 1.8], 0)], logarithmic=True)
+    texts = [text.text for text in drawn.iter("text")]
+    assert texts[:4] == ["1.8", "2", "2.2", "2.4"]
+    assert texts[-1] == "step"
+
+
 @pytest.mark.parametrize(
     ("values", "logarithmic"),
     [

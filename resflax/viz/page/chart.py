@@ -109,7 +109,10 @@ def _scale(low: float, high: float, logarithmic: bool) -> tuple[float, float, li
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [float(f"{factor}e{decade}") for decade in decades for factor in ((1,) if len(decades) > 3 else (1, 2, 5))]
     inside = [tick for tick in ticks if low <= tick <= high]
-    if len(inside) < 2:  # all is nearly the same
+    if len(inside) < 2 and high > 1.01 * low:  # less than a decade: round numbers on both sides of all
+        interval = _round_numbers(0, high - low, 4)[1]
+        inside = [index * interval for index in range(int(low / interval), math.ceil(high / interval) + 1) if index]
+    elif len(inside) < 2:  # all is nearly the same
         inside = [
             max((tick for tick in ticks if tick < low), default=low / 2),
             min((tick for tick in ticks if tick > high), default=2 * high),
