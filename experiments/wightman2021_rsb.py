@@ -35,8 +35,8 @@ from resflax.results.published import Published
 # Table 2, 100 - top-1 accuracy of one crop of 224 pixels, percent.
 PUBLISHED = {
     "a1": Published(19.6),
-    "a2": Published(20.2),
-    "a3": Published(21.9),
+    "a2": Published(20.2, "checked against what timm measures for these weights at 224 pixels, 20.17"),
+    "a3": Published(21.9, "checked against what timm measures for these weights at 224 pixels, 21.95"),
 }
 
 A1 = Config(
