@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from resflax.viz.style import BLUE, ORANGE, tidy
+from resflax.viz.style import BLUE, ORANGE, entitle, tidy
 
 FAMILIES = {"plain": ORANGE, "resnet": BLUE}
 
@@ -30,7 +30,7 @@ def plot_error_by_step(curves: Sequence[Curve], title: str) -> Figure:
     """A panel a family: thin dashed lines are training errors, bold lines test errors."""
     families = [family for family in FAMILIES if any(curve.family == family for curve in curves)]
     figure = Figure(figsize=(4.6 * len(families), 3.8), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    entitle(figure, title)
     panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
     depths = sorted({curve.depth for curve in curves})
     colors = dict(zip(depths, colormaps["viridis"](np.linspace(0.2, 0.85, len(depths))), strict=True))
@@ -39,7 +39,8 @@ def plot_error_by_step(curves: Sequence[Curve], title: str) -> Figure:
             color = colors[curve.depth]
             axes.plot(curve.train_steps, curve.train_errors, "--", color=color, linewidth=0.9)
             label = f"{family}-{curve.depth}  {curve.test_errors[-1]:.1f} %"
-            axes.plot(curve.test_steps, curve.test_errors, color=color, linewidth=2.2, label=label)
+            marker = "o" if len(curve.test_steps) == 1 else None
+            axes.plot(curve.test_steps, curve.test_errors, color=color, linewidth=2.2, marker=marker, label=label)
         axes.set(xlabel="step", title=f"{family} (dashed: training)", ylim=(0, None))
         axes.title.set_fontsize(10)
         tidy(axes)
@@ -82,7 +83,7 @@ def plot_gradient_by_layer(norms: Mapping[str, Mapping[str, Sequence[float]]], t
       title: of the figure.
     """
     figure = Figure(figsize=(4.6 * len(norms), 3.6), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    entitle(figure, title)
     panels = figure.subplots(1, len(norms), sharey=True, squeeze=False)[0]
     for axes, (moment, networks) in zip(panels, norms.items(), strict=True):
         for family, color in FAMILIES.items():
@@ -94,6 +95,6 @@ def plot_gradient_by_layer(norms: Mapping[str, Mapping[str, Sequence[float]]], t
         axes.set(xlabel="convolution, from the input", yscale="log", title=moment)
         axes.title.set_fontsize(10)
         tidy(axes)
-    panels[0].set(ylabel="gradient norm")
+    panels[0].set(ylabel="gradient norm (nats per unit of weight)")
     panels[0].legend(frameon=False, fontsize=9)
     return figure

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, LogFormatterSciNotation
 
 from resflax.files import write_bytes
 
@@ -43,7 +43,7 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
+        if isinstance(axis.get_major_formatter(), LogFormatterSciNotation):  # what a logarithmic axis has by default
             axis.set_major_formatter(_PlainNumbers())
             axis.set_minor_formatter(_PlainNumbers())  # says something only where the axis spans less than a decade
 

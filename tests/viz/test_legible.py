@@ -1,5 +1,6 @@
 """Whatever the names of models, folders and classes are, no text of a figure is cut off or written over another."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -17,6 +18,7 @@ from resflax.viz.feature_maps import plot_feature_maps
 from resflax.viz.filters import plot_filters
 from resflax.viz.gradients import plot_gradients
 from resflax.viz.mistakes import Mistake, plot_mistakes
+from resflax.viz.paper import Curve, plot_error_by_depth, plot_error_by_step, plot_gradient_by_layer
 from resflax.viz.reliability import plot_reliability
 from resflax.viz.runs import Run, plot_runs
 
@@ -32,6 +34,7 @@ CONFUSION = np.array([[70, 10, 20], [0, 90, 10], [5, 5, 90]])
 LABELS = np.arange(12) % 3
 IMAGE, HEAT = RNG.random((6, 8, 3)), RNG.random((6, 8))
 
+CURVE = Curve("plain", 8, [1, 5, 9], [90.0, 50.0, 20.0], [9], [30.0])
 FIGURES = {
     "curves": lambda: plot_curves(ROWS, "test", TITLE),
     "runs": lambda: plot_runs({f"{TITLE[:40]} {index}": Run(ROWS, "test") for index in range(5)}, TITLE),
@@ -45,6 +48,9 @@ FIGURES = {
     "grey filters": lambda: plot_filters(RNG.normal(size=(3, 3, 1, 16)), TITLE),
     "colour filters": lambda: plot_filters(RNG.normal(size=(7, 7, 3, 4)), TITLE),
     "gradients": lambda: plot_gradients({"0": [1.9, 1.2], "1000": [1.1, 1.3]}, NAME),
+    "paper's curves": lambda: plot_error_by_step([dataclasses.replace(CURVE, depth=depth) for depth in (8, 110)], NAME[:40]),
+    "paper's depths": lambda: plot_error_by_depth({("plain", depth): [5.0, 60.0] for depth in (8, 20, 56, 110)}, NAME[:40]),
+    "paper's gradients": lambda: plot_gradient_by_layer({"step 0": {"plain-8": [1e-4, 1e3]}, "step 9": {}}, NAME[:60]),
     "embedding": lambda: plot_embedding(embed(RNG.normal(size=(12, 5))), LABELS, LABELS[::-1], CLASSES, TITLE),
 }
 
@@ -90,3 +96,14 @@ def test_logarithmic_axes_have_plain_numbers():
     shown = [one.get_text() for one in (*left.get_yticklabels(), *left.get_yticklabels(minor=True)) if one.get_text()]
     assert shown
     assert all("$" not in one and float(one) > 0 for one in shown)
+
+
+def test_numbers_that_were_put_along_a_logarithmic_axis_stay():
+    axes = plot_error_by_depth({("plain", depth): [5.0] for depth in (8, 20, 56)}, "depth").axes[0]
+    FigureCanvasAgg(axes.figure).draw()
+    assert [one.get_text() for one in axes.get_xticklabels()] == ["8", "20", "56"]
+
+
+def test_a_curve_of_one_point_is_seen():
+    bold = plot_error_by_step([CURVE], "one evaluation").axes[0].lines[1]
+    assert (len(bold.get_xdata()), bold.get_marker()) == (1, "o")
