@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from resflax import reproduce as command
+from resflax.build import build
+from resflax.build import verify as replay
 from resflax.config import config_hash, from_dict
 from resflax.errors import ConfigError, ResflaxError, StorageError
 from resflax.report import report
+from resflax.training.progress import Progress
 from tests import micro
 from tests.conftest import ROOT
 
@@ -182,6 +185,26 @@ def test_a_true_record_is_confirmed_and_a_false_one_refuted(records, tmp_path):
     assert "the data have the fingerprint" in verdict["reason"]
     with pytest.raises(ConfigError, match="takes no override but"):
         command.verify_record(path, ["seed=1"])
+
+
+def test_a_record_of_another_processor_is_confirmed_as_far_as_rounding_does_not_decide(records, tmp_path):
+    """Its losses are those of a run whose weights differ by some units in the last place, which training amplifies."""
+    record = json.loads((records / "paper-resnet8-s1.json").read_text())
+
+    def verdict(config, size):
+        made = build(from_dict(config), jax.devices()[:1])
+        chunk = made.compile_chunk(made.abstract_state(), fused=False)
+        losses = replay._replay(made, chunk, replay._nudged(made.initial_state(), size), 40, set()).tolist()
+        digest = Progress(first_losses=losses).loss_digest()
+        (tmp_path / "other.json").write_text(json.dumps({**record, "first_losses": losses, "loss_digest": digest}))
+        return command.verify_record(tmp_path / "other.json")
+
+    true = verdict(record["config"], 3e-7)
+    assert (true["confirmed"], true["exact"]) == (True, False)
+    assert true["compared"] >= 3
+    false = verdict(tampered(record, "optim.learning_rate", 0.11)["config"], 3e-7)
+    assert not false["confirmed"]
+    assert false["compared"] == true["compared"]
 
 
 def test_the_report_shows_every_row_beside_the_paper(records, experiment, tmp_path):
