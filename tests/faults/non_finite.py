@@ -32,13 +32,15 @@ def with_sites(run):
     values = {one.name: getattr(run.train, one.name) for one in dataclasses.fields(run.train)}
     faults = {}
     rest = {one.name: getattr(run, one.name) for one in dataclasses.fields(run)}
-    return FaultyRun(**{**rest, "train": FaultyPipeline(**values, faults=faults)}), faults
+    train = FaultyPipeline(**values, faults=faults)
+    phases = tuple((stop, train) for stop, _ in run.phases)
+    return FaultyRun(**{**rest, "train": train, "phases": phases}), faults
 
 
 class FaultyRun(Run):
     """A run whose training step has the sites."""
 
-    def train_step(self):
+    def train_step(self, pipeline=None):
         return make_faulty_step(self)
 
 
