@@ -89,7 +89,7 @@ def write_images(folder, count):
         ("train --config.checkpoint.keep_best=1", "config.checkpoint.keep_best needs"),
         (
             "train --config.data.augment=mixup",
-            "flip, alternating_flip, got 'mixup'",
+            "holds what happens to one image, got 'mixup', which mixes two; write config.data.mix=mixup:ALPHA",
         ),
         ("train --config=quickstart:resent", "the variant must be one of resnet, cnn, got 'resent'; choose one"),
         ("train --config=quickstrt", "there is no quickstrt; did you mean quickstart?"),
@@ -108,7 +108,7 @@ def write_images(folder, count):
         ("train --config=notes.txt", "--config must name a Python file, got notes.txt"),
         ("train --no-such-flag", "unrecognized arguments: --no-such-flag; see python -m resflax.train --help"),
         ("train stray", "unrecognized arguments: stray"),
-        ("evaluate", "the following arguments are required: --workdir"),
+        ("evaluate", "one of the arguments --workdir --checkpoint is required"),
         ("evaluate --workdir=run --step=last", "argument --step: invalid int value: 'last'"),
         ("predict --workdir=run", "the following arguments are required: PATH"),
         ("predict --workdir=run --top=0 x.png", "--top must be at least 1, got 0"),

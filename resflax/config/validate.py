@@ -392,6 +392,11 @@ def _augmentations(config: Config) -> None:
     key = "config.data.sizes" if config.data.sizes else "config.data.image_size"
     for text in config.data.augment:
         name, *arguments = text.split(":")
+        if name in MIXING:
+            raise ConfigError(
+                f"config.data.augment holds what happens to one image, got {text!r}, which mixes two; write "
+                f"config.data.mix={MIXING[name]}"
+            )
         if name not in AUGMENTATIONS:
             near = AUGMENTATIONS[nearest(name, AUGMENTATIONS)[0]].usage
             usages = ", ".join(known.usage for known in AUGMENTATIONS.values())

@@ -53,7 +53,7 @@ def test_subsplits_and_fingerprints(digits):
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("digts", "train", "got 'digts'; did you mean digits"),
+        ("digts", "train", "got 'digts', and there is no such folder in .*; did you mean digits"),
         ("digits", "tran", "no split 'tran'; it has train, test"),
         ("digits", "train[:0]", "must hold at least one example"),
         ("cifar10", "train", "must be prepared"),
