@@ -14,8 +14,9 @@ five runs, are quoted from memory: the paper was not at hand to be checked.
 
 import dataclasses
 
-from resflax.config import BatchNormConfig, CheckpointConfig, Config, DataConfig, ModelConfig, OptimConfig, PrecisionConfig
+from resflax.config import BatchNormConfig, CheckpointConfig, Config, ModelConfig, OptimConfig, PrecisionConfig
 from resflax.config.files import choose_variant
+from resflax.config.rows import imagenet
 from resflax.results.published import Published
 
 # Table 1, top-1 error on the validation images in percent.
@@ -28,16 +29,7 @@ LARGE = Config(
     total_epochs=90,
     log_every_steps=100,
     eval_every_steps=2_000,
-    data=DataConfig(
-        name="imagenet",
-        train_split="train",
-        eval_split="val",
-        batch_size=8192,
-        eval_batch_size=2048,
-        image_size=224,
-        crop_ratio=224 / 256,
-        augment=("random_resized_crop", "flip"),
-    ),
+    data=imagenet(batch_size=8192),
     model=ModelConfig("resnet50", {"zero_gamma": True}),
     batch_norm=BatchNormConfig(group_size=32),
     optim=OptimConfig(

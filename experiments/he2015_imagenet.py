@@ -20,9 +20,9 @@ have option B. `smoke`: ResNet-34 for twenty small steps, with ten crops at the 
 
 import dataclasses
 
-from resflax.config import BatchNormConfig, CheckpointConfig, Config, DataConfig, ModelConfig, OptimConfig
+from resflax.config import BatchNormConfig, CheckpointConfig, Config, ModelConfig, OptimConfig
 from resflax.config.files import choose_variant
-from resflax.config.rows import smoke
+from resflax.config.rows import imagenet, smoke
 from resflax.results.published import Published
 
 # Tables 3 and 4, top-1 error of ten crops of the validation images in percent.
@@ -37,13 +37,9 @@ BASE = Config(
     total_steps=600_000,
     log_every_steps=100,
     eval_every_steps=20_000,
-    data=DataConfig(
-        name="imagenet",
-        eval_split="val",
+    data=imagenet(
         batch_size=256,
         eval_batch_size=256,
-        image_size=224,
-        crop_ratio=224 / 256,
         normalize="per_pixel_mean",
         augment=("scale_jitter_crop:256:480", "pca_lighting:0.1", "flip"),
         eval_views="ten_crop",

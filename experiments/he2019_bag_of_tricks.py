@@ -26,7 +26,6 @@ from resflax.config import (
     BatchNormConfig,
     CheckpointConfig,
     Config,
-    DataConfig,
     DistillConfig,
     LossConfig,
     ModelConfig,
@@ -34,7 +33,7 @@ from resflax.config import (
     PrecisionConfig,
 )
 from resflax.config.files import choose_variant
-from resflax.config.rows import smoke
+from resflax.config.rows import imagenet, smoke
 from resflax.results.published import Published
 
 # 100 - top-1 accuracy of one central crop, percent.
@@ -59,13 +58,9 @@ BASELINE = Config(
     total_epochs=120,
     log_every_steps=100,
     eval_every_steps=5_000,
-    data=DataConfig(
-        name="imagenet",
-        eval_split="val",
+    data=imagenet(
         batch_size=256,
         eval_batch_size=1024,
-        image_size=224,
-        crop_ratio=224 / 256,
         augment=("random_resized_crop", "color_jitter:0.4", "pca_lighting:0.1", "flip"),
     ),
     model=ModelConfig("resnet50_v1", {"zero_gamma": False}),

@@ -22,14 +22,13 @@ from resflax.config import (
     BatchNormConfig,
     CheckpointConfig,
     Config,
-    DataConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
     PrecisionConfig,
 )
 from resflax.config.files import choose_variant
-from resflax.config.rows import smoke
+from resflax.config.rows import imagenet, smoke
 from resflax.results.published import Published
 
 ACCURACIES = {  # top-1 on the validation images in percent, table of the README
@@ -47,14 +46,9 @@ RN50 = Config(
     total_epochs=88,
     log_every_steps=100,
     eval_every_steps=2_000,
-    data=DataConfig(
-        name="imagenet",
-        eval_split="val",
+    data=imagenet(
         batch_size=4096,
-        eval_batch_size=2048,
         image_size=256,
-        crop_ratio=224 / 256,
-        augment=("random_resized_crop", "flip"),
         eval_views="mirror",
     ),
     model=ModelConfig("resnet50", {"zero_gamma": False}),

@@ -22,14 +22,13 @@ import dataclasses
 from resflax.config import (
     CheckpointConfig,
     Config,
-    DataConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
     PrecisionConfig,
 )
 from resflax.config.files import choose_variant
-from resflax.config.rows import smoke
+from resflax.config.rows import imagenet, smoke
 from resflax.results.published import Published
 
 # Table 2, 100 - top-1 accuracy of one crop of 224 pixels, percent.
@@ -43,12 +42,8 @@ A1 = Config(
     total_epochs=600,
     log_every_steps=100,
     eval_every_steps=5_000,
-    data=DataConfig(
-        name="imagenet",
-        eval_split="val",
+    data=imagenet(
         batch_size=2048,
-        eval_batch_size=2048,
-        image_size=224,
         crop_ratio=0.95,
         augment=("random_resized_crop", "rand_augment:2:7", "flip"),
         repeats=3,

@@ -23,14 +23,13 @@ from resflax.config import (
     BatchNormConfig,
     CheckpointConfig,
     Config,
-    DataConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
     PrecisionConfig,
 )
 from resflax.config.files import choose_variant
-from resflax.config.rows import digits14
+from resflax.config.rows import digits14, imagenet
 from resflax.results.published import Published
 
 PUBLISHED = {"tpu32768": Published(23.7, "76.3 % in 2.2 minutes on 1024 TPU v3 chips, Ying et al. 2018, abstract")}
@@ -39,15 +38,7 @@ TPU = Config(
     total_epochs=90,
     log_every_steps=10,
     eval_every_steps=500,
-    data=DataConfig(
-        name="imagenet",
-        eval_split="val",
-        batch_size=32_768,
-        eval_batch_size=2048,
-        image_size=224,
-        crop_ratio=224 / 256,
-        augment=("random_resized_crop", "flip"),
-    ),
+    data=imagenet(batch_size=32_768),
     model=ModelConfig("resnet50", {"zero_gamma": True}),
     batch_norm=BatchNormConfig(group_size=64),
     optim=OptimConfig(

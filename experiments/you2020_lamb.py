@@ -21,14 +21,13 @@ from resflax.config import (
     BatchNormConfig,
     CheckpointConfig,
     Config,
-    DataConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
     PrecisionConfig,
 )
 from resflax.config.files import choose_variant
-from resflax.config.rows import digits14
+from resflax.config.rows import digits14, imagenet
 from resflax.results.published import Published
 
 PUBLISHED = {"batch32768": Published(23.66, "76.34 %, the last line of log.out in the first author's repository")}
@@ -38,15 +37,7 @@ BATCH32768 = Config(
     total_steps=3_519,
     log_every_steps=10,
     eval_every_steps=500,
-    data=DataConfig(
-        name="imagenet",
-        eval_split="val",
-        batch_size=32_768,
-        eval_batch_size=2048,
-        image_size=224,
-        crop_ratio=224 / 256,
-        augment=("random_resized_crop", "flip"),
-    ),
+    data=imagenet(batch_size=32_768),
     model=ModelConfig("resnet50", {"zero_gamma": True}),
     batch_norm=BatchNormConfig(group_size=64),
     optim=dataclasses.replace(LAMB, learning_rate=0.04, weight_decay=1.5, schedule="linear", warmup_steps=782, clip_norm=1.0),

@@ -16,9 +16,9 @@ mixed. `digits14_cutmix` is a short run on 8x8 images; `digits14` of `zhang2018_
 
 import dataclasses
 
-from resflax.config import BatchNormConfig, CheckpointConfig, Config, DataConfig, ModelConfig, OptimConfig
+from resflax.config import BatchNormConfig, CheckpointConfig, Config, ModelConfig, OptimConfig
 from resflax.config.files import choose_variant, load_config
-from resflax.config.rows import digits14
+from resflax.config.rows import digits14, imagenet
 from resflax.results.published import Published
 
 # Table 3 and the authors' README, top-1 error on the validation images in percent.
@@ -28,14 +28,9 @@ IMAGENET = Config(
     total_epochs=300,
     log_every_steps=100,
     eval_every_steps=5_000,
-    data=DataConfig(
-        name="imagenet",
-        train_split="train",
-        eval_split="val",
+    data=imagenet(
         batch_size=256,
         eval_batch_size=256,
-        image_size=224,
-        crop_ratio=224 / 256,
         augment=("random_resized_crop", "color_jitter:0.4", "pca_lighting:0.1", "flip"),
         mix=("cutmix:1.0",),
     ),

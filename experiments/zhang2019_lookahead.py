@@ -17,9 +17,9 @@ CIFAR.
 
 import dataclasses
 
-from resflax.config import BatchNormConfig, CheckpointConfig, Config, DataConfig, ModelConfig, OptimConfig, PrecisionConfig
+from resflax.config import BatchNormConfig, CheckpointConfig, Config, ModelConfig, OptimConfig, PrecisionConfig
 from resflax.config.files import choose_variant
-from resflax.config.rows import digits14
+from resflax.config.rows import digits14, imagenet
 from resflax.results.published import Published
 
 PUBLISHED = {"resnet50": Published(24.51, "top-1 of 60 epochs, as Papers with Code lists it; by SGD 24.85")}
@@ -28,14 +28,7 @@ RESNET50 = Config(
     total_epochs=60,
     log_every_steps=100,
     eval_every_steps=5_000,
-    data=DataConfig(
-        name="imagenet",
-        eval_split="val",
-        batch_size=256,
-        image_size=224,
-        crop_ratio=224 / 256,
-        augment=("random_resized_crop", "flip"),
-    ),
+    data=imagenet(batch_size=256, eval_batch_size=256),
     model=ModelConfig("resnet50", {"zero_gamma": False}),
     batch_norm=BatchNormConfig(group_size=32),
     optim=OptimConfig(

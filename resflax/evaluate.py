@@ -12,8 +12,8 @@ from resflax.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from resflax.build import Trained
+    from resflax.data.views import Views
 
-Views = Literal["single", "mirror", "mirror_shift", "ten_crop"]
 VIEWS: dict[int, Views] = {1: "single", 2: "mirror", 6: "mirror_shift", 10: "ten_crop"}
 
 

@@ -36,6 +36,17 @@ def shortened(row: Config) -> Config:
     )
 
 
+def imagenet(
+    batch_size: int, *, augment: tuple[str, ...] = ("random_resized_crop", "flip"), crop_ratio: float = 224 / 256, **data: Any
+) -> DataConfig:
+    """ImageNet as most papers have it: random parts and flips of 224 pixels, tested on the middle of an image of 256.
+
+    `data` are more fields of `DataConfig`.
+    """
+    common: dict[str, Any] = {"name": "imagenet", "eval_split": "val", "eval_batch_size": 2048, "image_size": 224}
+    return DataConfig(**{**common, **data}, batch_size=batch_size, augment=augment, crop_ratio=crop_ratio)
+
+
 def smoke(row: Config) -> Config:
     """Twenty steps of an ImageNet recipe in batches of 8, in float32, on a folder with the splits `train` and `test`."""
     return dataclasses.replace(
