@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from resflax.errors import ConfigError, ResflaxError
+from resflax.pages import use_huge_pages
 from resflax.training.signals import Ended, end_at_once, end_undisturbed
 
 
@@ -53,6 +54,7 @@ def run(main: Callable[[Sequence[str]], int], listen: Callable[[], None] = end_a
 
     So does a signal, in one of the ways of `resflax.training.signals`.
     """
+    use_huge_pages()
     listen()
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes may hold what the terminal's encoding has not
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -22,6 +22,7 @@ from resflax.bench.outcome import figures, ratio
 from resflax.bench.timing import interleave
 from resflax.bench.workload import Workload
 from resflax.errors import ConfigError, TemporaryError
+from resflax.pages import VARIABLE
 
 STEPS = 2  # of a run; the second shows that nothing was left to be compiled
 COLD, WARM = "resflax", "resflax-warm"  # ours, always measured
@@ -52,11 +53,11 @@ class Launch:
     cache: Path | None  # of compiled programs; None: none
 
     def environment(self) -> dict[str, str]:
-        """Ours, but for the compilation cache."""
+        """Ours, but for the compilation cache, and for the huge pages that a program asks for itself."""
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILATION_CACHE"))
+            if not name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILATION_CACHE", VARIABLE))
         }
         if self.cache is None:
             return {**environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
