@@ -1,6 +1,7 @@
 """python -m tests.measure_scan: six 3x3 convolutions, forward and backward, unrolled and in a scan, measured in turn.
 
-A measurement and no test: it asserts nothing. `--naive` also times lax's own gradient in the scan.
+A measurement and no test: it asserts nothing. Compiled as training steps are. `--naive` also times
+lax's own gradient in the scan.
 """
 
 import statistics
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resflax.nn import convolution
+from resflax.training.compiler import fusion_options
 
 CONVOLUTIONS, CHANNELS, SIZE, BATCH, REPEATS = 6, 32, 16, 128, 15
 PADDING = ((1, 1), (1, 1))
@@ -43,7 +45,9 @@ def main():
     }
     if "--naive" in sys.argv:
         forms["scan, lax"] = scanned("lax")
-    compiled = {name: jax.jit(jax.grad(form, (0, 1))).lower(kernels, x).compile() for name, form in forms.items()}
+    options = fusion_options(jax.devices()[0], "float32")
+    gradients = {name: jax.jit(jax.grad(form, (0, 1)), compiler_options=options) for name, form in forms.items()}
+    compiled = {name: gradient.lower(kernels, x).compile() for name, gradient in gradients.items()}
     seconds = {name: [] for name in forms}
     for _ in range(REPEATS + 1):
         for name, form in compiled.items():

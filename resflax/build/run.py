@@ -50,7 +50,7 @@ from resflax.nn.repeat import unstack_blocks
 from resflax.optim.rates import Rates
 from resflax.prng import stream_key
 from resflax.training import chunk, sharding, utilization
-from resflax.training.compiler import compile_with, deterministic_options
+from resflax.training.compiler import compile_with, deterministic_options, fusion_options
 from resflax.training.distillation import Distillation
 from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_stats
 from resflax.training.metrics import zero_sums
@@ -126,6 +126,11 @@ class Run:
     def _deterministic(self) -> dict[str, bool]:
         """Options of all programs; those of `config.precision.compiler_options` are of the training step alone."""
         return deterministic_options(self.mesh.devices.flat[0]) if self.config.precision.deterministic else {}
+
+    @property
+    def _training_options(self) -> dict[str, Any]:
+        fusion = fusion_options(self.mesh.devices.flat[0], self.config.precision.compute)
+        return {**fusion, **self._deterministic}
 
     def initial_state(self) -> TrainState:
         """On the devices."""
@@ -211,7 +216,8 @@ class Run:
     ) -> Callable[[], chunk.RunChunk]:
         everywhere, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
         step, host_batch = self.train_step(pipeline), pipeline.training_batches()
-        compile_ = functools.partial(compile_with, options=self.config.precision.compiler_options, others=self._deterministic)
+        options = self.config.precision.compiler_options
+        compile_ = functools.partial(compile_with, options=options, others=self._training_options)
         if fused is None:
             fused = not self._on_cpu and isinstance(pipeline, ResidentPipeline)
         if not fused:
@@ -250,7 +256,7 @@ class Run:
         count = max(1, int(self.steps_per_epoch))
         put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(self.mesh))
         batches = map(pipeline.training_batches(), range(count))
-        step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh), compiler_options=self._deterministic)
+        step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh), compiler_options=self._training_options)
         return reestimate_batch_stats(step, params, through(batches), self.resident(self.train), put)
 
     def finish(self, state: TrainState, through: Through = iter) -> TrainState:

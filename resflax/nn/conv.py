@@ -3,14 +3,12 @@
 XLA:CPU has a fast path only for canonical convolutions (NHWC input, HWIO kernel). Outside of loops it rewrites others
 into that form; inside a `while` body (`lax.scan`, `fori_loop`) it does not, and the gradients that JAX derives are never
 canonical, so they fall to a naive loop nest, 10 to 70 times slower. `canonical` gradients are canonical convolutions around
-explicit transposes. That of the kernel contracts over the whole batch; taken a few images at a time it stays in the
-processor's caches and is two to three times as fast as lax's own; its transposes are kept apart from what made its arguments.
+explicit transposes. Those of the kernel's gradient are kept apart from what made its arguments.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any, Literal
 
 import jax
@@ -26,8 +24,6 @@ Pair = tuple[int, int]
 Gradient = Literal["lax", "canonical"]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# Of the images that a kernel's gradient on CPU takes at once; parts of less than eight images were not found to be worth it.
-_PART_BYTES = 2**20
 
 # Kaiming normal over the fan-out (He et al. 2015b, Delving Deep into Rectifiers, Sec. 2.2, backward case), untruncated.
 kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -167,40 +163,18 @@ def _transposed(x: Array, split: tuple[int, ...], axes: tuple[int, ...], shape: 
 def _kernel_gradient(
     kernel: tuple[int, ...], stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, dy: Array
 ) -> Array:
-    """dL/dkernel: `x` convolved with `dy`, the batch in the place of the channels; stride and dilation change places.
-
-    Taken as the sum over parts of the batch that fit the caches.
-    """
+    """dL/dkernel: `x` convolved with `dy`, the batch in the place of the channels; stride and dilation change places."""
     batch, height, width, channels = x.shape
-    size = _part_size(x)
-    parts, inputs = batch // size, channels // groups
-    split: tuple[int, ...] = (parts, size, height, width, groups, inputs)
-    shape: tuple[int, ...] = (parts, inputs, height, width, groups * size)
-    images = _transposed(x, split, (0, 5, 2, 3, 4, 1), shape)  # [parts, C/G, H, W, G*B']
-    split, shape = (parts, size, *dy.shape[1:]), (parts, *dy.shape[1:3], size, dy.shape[3])
-    outputs = _transposed(dy, split, (0, 2, 3, 1, 4), shape)  # [parts, H', W', B', F]
+    inputs = channels // groups
+    split = (batch, height, width, groups, inputs)
+    images = _transposed(x, split, (4, 1, 2, 3, 0), (inputs, height, width, groups * batch))  # [C/G, H, W, G*B]
+    outputs = _transposed(dy, dy.shape, (1, 2, 0, 3), (*dy.shape[1:3], batch, dy.shape[3]))  # [H', W', B, F]
     pads = []
     for axis in (0, 1):
         low = padding[axis][0]
         used = _spread(kernel[axis], dilation[axis]) - 1 + _spread(dy.shape[1 + axis], stride[axis])
         pads.append((low, used - x.shape[1 + axis] - low))
-
-    def part(index: int | Array) -> Array:
-        one, other = (lax.dynamic_index_in_dim(whole, index, keepdims=False) for whole in (images, outputs))
-        return _forward(dilation, (pads[0], pads[1]), stride, groups, one, other)  # [C/G, h, w, F]
-
-    # Unrolled up to eight parts: inside of loops XLA:CPU does less in parallel.
-    total = lax.fori_loop(1, parts, lambda index, total: total + part(index), part(0), unroll=8)
-    return total.transpose(1, 2, 0, 3)
-
-
-def _part_size(x: Array) -> int:
-    """The images of a part."""
-    batch, *image = x.shape
-    if jax.device_count() > 1:  # slices of a batch that lies on several devices would be sent around
-        return batch
-    fit = _PART_BYTES // (math.prod(image) * x.dtype.itemsize)
-    return max((count for count in range(8, fit + 1) if batch % count == 0), default=batch)
+    return _forward(dilation, (pads[0], pads[1]), stride, groups, images, outputs).transpose(1, 2, 0, 3)  # [h, w, C/G, F]
 
 
 class Conv(nn.Module):

@@ -7,7 +7,6 @@ import pytest
 from jax import lax
 
 from resflax.nn import Conv, convolution
-from resflax.nn import conv as conv_module
 
 CASES = [
     (kernel, stride, dilation, groups, size)
@@ -137,22 +136,3 @@ def test_statistics_behind_a_product_survive_compilation(batch, features):
     y = x.astype(np.float64) @ w[0, 0].astype(np.float64)
     for found, expected in zip(statistics(x, w), (y.mean((0, 1, 2)), (y**2).mean((0, 1, 2)), (y**2).sum()), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("batch", "stride"), [(48, 1), (144, 2)])
-def test_the_gradient_of_a_large_batch_is_the_sum_over_its_parts(batch, stride, monkeypatch):
-    """Three parts of 16 images unrolled, nine with a loop around the first eight; on one device, where the batch is split."""
-    rng = np.random.default_rng(0)
-    x, w = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((batch, 8, 7, 4), (3, 3, 2, 6)))
-    options = {"stride": (stride, stride), "padding": ((1, 1), (1, 1)), "groups": 2}
-    dy = jnp.asarray(rng.normal(size=jax.eval_shape(lambda: convolution(x, w, **options)).shape), jnp.float32)
-
-    def gradient(form):
-        return jax.jit(lambda w: jax.vjp(lambda w: convolution(x, w, **options, gradient=form), w)[1](dy)[0])
-
-    whole, expected = gradient("canonical").lower(w).as_text(), gradient("lax")(w)
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setattr(conv_module, "_PART_BYTES", 16 * x[0].nbytes)
-    parts = gradient("canonical")
-    assert parts.lower(w).as_text().count("stablehlo.convolution") > whole.count("stablehlo.convolution")
-    np.testing.assert_allclose(parts(w), expected, rtol=1e-4, atol=1e-5 * float(jnp.max(jnp.abs(expected))))

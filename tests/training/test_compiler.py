@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from resflax.build import build
@@ -12,13 +13,14 @@ from resflax.config import (
     Config,
     DataConfig,
     ModelConfig,
+    OptimConfig,
     PrecisionConfig,
     apply_overrides,
     config_hash,
     validate,
 )
 from resflax.errors import ConfigError
-from resflax.training.compiler import compile_with, deterministic_options
+from resflax.training.compiler import compile_with, deterministic_options, fusion_options
 
 BASE = Config(total_steps=2, data=DataConfig(batch_size=8), model=ModelConfig("cifar_resnet8", {"width": 8}))
 
@@ -110,6 +112,7 @@ def test_the_programs_of_a_run_are_compiled_so(monkeypatch):
     """Training step, initial state, re-estimation and evaluation, as they would be on a GPU."""
     seen = []
     monkeypatch.setattr("resflax.build.run.deterministic_options", lambda device: {"xla_gpu_deterministic_ops": True})
+    monkeypatch.setattr("resflax.build.run.fusion_options", lambda device, compute: {"computes": compute})
     monkeypatch.setattr("resflax.build.run.compile_with", lambda lowered, options, others: seen.append((options, others)))
     jit = jax.jit
     monkeypatch.setattr("resflax.build.run.jax.jit", lambda f, **k: seen.append(k.get("compiler_options")) or jit(f, **k))
@@ -120,7 +123,7 @@ def test_the_programs_of_a_run_are_compiled_so(monkeypatch):
         run.compile_chunk(run.abstract_state())
         run.make_evaluate()
         wanted = {"xla_gpu_deterministic_ops": True} if deterministic else {}
-        assert seen[-2:] == [(("xla_gpu_autotune_level=0",), wanted), wanted]
+        assert seen[-2:] == [(("xla_gpu_autotune_level=0",), {"computes": "float32", **wanted}), wanted]
 
 
 def test_the_option_is_set_in_one_place():
@@ -129,3 +132,33 @@ def test_the_option_is_set_in_one_place():
         validate(dataclasses.replace(BASE, precision=precision))
     added = dataclasses.replace(BASE, precision=PrecisionConfig(deterministic=True))
     assert config_hash(added) != config_hash(BASE)
+
+
+NETWORKS = [
+    ("cifar_resnet8", {"width": 8}, None, 24),
+    ("cifar_seresnet8", {"width": 8}, 8, 16),
+    ("cifar_resnext11_2x4d", {}, None, 9),
+]
+
+
+@pytest.mark.parametrize(("name", "kwargs", "group_size", "batch_size"), NETWORKS)
+def test_what_is_handed_to_ynnpack_is_computed_right(name, kwargs, group_size, batch_size):
+    """Gradients (as SGD's first momentum), statistics and the loss of a step, against float64, which YNNPACK has not."""
+    config = dataclasses.replace(
+        BASE,
+        data=DataConfig(batch_size=batch_size),
+        model=ModelConfig(name, kwargs),
+        batch_norm=BatchNormConfig(group_size=group_size),
+        optim=OptimConfig(learning_rate=0.1, momentum=0.9),
+    )
+    device = jax.devices()[0]
+    assert fusion_options(device, "float32")
+    assert not fusion_options(device, "bfloat16")
+    found = []
+    for compute in ("float32", "float64"):
+        with jax.enable_x64(compute == "float64"):
+            run = build(validate(dataclasses.replace(config, precision=PrecisionConfig(compute))), [device])
+            state, metrics = run.compile_chunk(run.initial_state())(run.initial_state(), 0, 1)
+            found.append(jax.tree.map(np.asarray, (state.opt_state, state.batch_stats, metrics)))
+    for ours, exact in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=1e-3, atol=1e-5 + 1e-4 * np.abs(exact).max())
