@@ -99,7 +99,7 @@ def avoid_broken_fusion() -> None:
     """Switches off what makes NaN of bfloat16 on CPUs in JAX 0.12; without effect once a device was used.
 
     XLA:CPU there hands chains of convolutions that end in a sum or maximum to YNNPACK, with NaN for two bfloat16 convolutions
-    with normalisation and ReLU. float32 is not affected, but the option is of the process.
+    with normalisation and ReLU. float32 is not affected, but the option is of the process; steps in float32 set their own.
     """
     import jax
 

@@ -12,10 +12,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
-VARIABLE = "GLIBC_TUNABLES"
+VARIABLES = TUNABLES, STARTED_AGAIN = "GLIBC_TUNABLES", "RESFLAX_STARTED_AGAIN"
 _TUNABLE = "glibc.malloc.hugetlb"  # 1: madvise(MADV_HUGEPAGE) for what malloc takes; from glibc 2.35 on, unknown before
 _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # "always [madvise] never", the one in brackets holds
 
@@ -31,8 +30,9 @@ def use_huge_pages() -> None:
     except OSError:  # not Linux, or a kernel without them
         return
     if _can_gain(setting, os.environ, sys.orig_argv):
-        others = os.environ.get(VARIABLE, "")
-        os.environ[VARIABLE] = f"{others}:{_TUNABLE}=1".removeprefix(":")
+        others = os.environ.get(TUNABLES, "")
+        os.environ[TUNABLES] = f"{others}:{_TUNABLE}=1".removeprefix(":")
+        os.environ[STARTED_AGAIN] = "1"  # programs with capabilities find the other variable removed: no second time
         with contextlib.suppress(OSError):
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
@@ -40,7 +40,8 @@ def use_huge_pages() -> None:
 def _can_gain(setting: str, environment: Mapping[str, str], command: Sequence[str]) -> bool:
     """Whether huge pages are for those who ask, nobody has asked, and the process is `python -m resflax...` and nothing else.
 
-    A notebook that runs a command's module in itself is not: starting it again would lose what it holds.
+    A notebook or a debugger that runs a command's module is not: starting it again would lose what it holds.
     """
-    ours = any(flag == "-m" and module.startswith("resflax.") for flag, module in pairwise(command))
-    return "[madvise]" in setting and _TUNABLE not in environment.get(VARIABLE, "") and ours
+    asked = _TUNABLE in environment.get(TUNABLES, "") or STARTED_AGAIN in environment
+    module = command[command.index("-m") + 1 :][:1] if "-m" in command else []
+    return "[madvise]" in setting and not asked and "".join(module).startswith("resflax.")

@@ -22,7 +22,7 @@ from resflax.bench.outcome import figures, ratio
 from resflax.bench.timing import interleave
 from resflax.bench.workload import Workload
 from resflax.errors import ConfigError, TemporaryError
-from resflax.pages import VARIABLE
+from resflax.pages import VARIABLES
 
 STEPS = 2  # of a run; the second shows that nothing was left to be compiled
 COLD, WARM = "resflax", "resflax-warm"  # ours, always measured
@@ -57,7 +57,9 @@ class Launch:
         environment = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILATION_CACHE", VARIABLE))
+            if not name.startswith(
+                ("JAX_COMPILATION_CACHE", "JAX_PERSISTENT_CACHE", "JAX_ENABLE_COMPILATION_CACHE", *VARIABLES)
+            )
         }
         if self.cache is None:
             return {**environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
