@@ -11,6 +11,7 @@ from resflax.bench import correctness
 from resflax.errors import DataError
 
 
+@pytest.mark.long
 def test_a_device_agrees_with_itself(capsys, tmp_path):
     assert benchmark.main(["gradients", f"--output={tmp_path / 'found.json'}"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -134,7 +134,7 @@ def test_stochastic_depth_is_drawn_alike_in_a_loop_and_unrolled():
     assert not np.allclose(forward(model, variables, 1), unrolled, atol=1e-3)
 
 
-@pytest.mark.parametrize("repeat", ["loop", "scan"])
+@pytest.mark.parametrize("repeat", ["loop", pytest.param("scan", marks=pytest.mark.long)])
 def test_intermediates(repeat):
     model, batch = make("resnet50d", repeat=repeat), images()
     variables = initial(model)

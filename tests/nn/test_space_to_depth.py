@@ -59,7 +59,7 @@ def test_the_layer_has_the_parameters_of_a_convolution():
     )
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnetv2_18"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("resnetv2_18", marks=pytest.mark.long)])
 def test_networks_differ_in_nothing_but_the_arithmetic_of_their_stem(name):
     networks = [create_model(name, 10, width=8, stem_form=form) for form in ("convolution", "space_to_depth")]
     x = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))

@@ -137,7 +137,7 @@ def test_the_option_is_set_in_one_place():
 NETWORKS = [
     ("cifar_resnet8", {"width": 8}, None, 24),
     ("cifar_seresnet8", {"width": 8}, 8, 16),
-    ("cifar_resnext11_2x4d", {}, None, 9),
+    pytest.param("cifar_resnext11_2x4d", {}, None, 9, marks=pytest.mark.long),
 ]
 
 

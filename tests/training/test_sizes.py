@@ -79,6 +79,7 @@ def test_each_step_is_that_of_a_run_of_its_size_alone(form, folder, monkeypatch)
     assert digest(state.params) == digest(alone.params)
 
 
+@pytest.mark.faults
 def test_a_chunk_may_end_anywhere(folder):
     run = build_one(config_of("host", folder))
     run_chunk = run.compile_chunk(run.abstract_state())
