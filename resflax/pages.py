@@ -1,9 +1,9 @@
 """Huge pages for a program's large blocks of memory, which many Linux systems give only to those who ask.
 
 XLA:CPU allocates a step's temporaries when the step begins and frees them when it ends: 301 MB for ResNet-20 at batch 128.
-The C library returns blocks of that size to the kernel, which clears every page anew: 73,400 pages of 4 KiB a step, a fifth
-of its time. Of pages of 2 MiB it is 300. NumPy asks for them by itself; the C library does so where a variable tells it at the
-start of a program, which is too early for the program to set it: so it starts again in its own place.
+The C library returns blocks of that size to the kernel, which clears every page anew: 73,400 pages of 4 KiB a step, an eighth
+of its time. Of pages of 2 MiB it is about 500. NumPy asks for them by itself; the C library does so where a variable tells it
+at the start of a program, which is too early for the program to set it: so it starts again in its own place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")  # "always [madvi
 
 
 def use_huge_pages() -> None:
-    """Starts this program again with the variable set; returns where that would change nothing, or could not be undone.
+    """Starts this program again with the variable set; returns where that would change nothing, or lose something.
 
     A set `GLIBC_TUNABLES=glibc.malloc.hugetlb=...` of the user's holds, 0 switches it off. The process keeps its number, its
     parent and its files. Programs that it starts inherit the variable.
