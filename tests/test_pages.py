@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,9 +10,26 @@ from resflax import pages
 from resflax.pages import STARTED_AGAIN, TUNABLES, VARIABLES, use_huge_pages
 from tests.conftest import ROOT
 
-SETTING = "/sys/kernel/mm/transparent_hugepage/enabled"
 MADVISE = "always [madvise] never"
 COMMAND = ["python", "-X", "dev", "-m", "resflax.train", "--help"]
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """`started(setting, environment, command)`: the programs that a process like this would start in its place."""
+
+    def run(setting, environment, command=COMMAND):
+        found = []
+        monkeypatch.setattr(pages, "_SETTING", tmp_path / "enabled")
+        if setting is not None:
+            (tmp_path / "enabled").write_text(f"{setting}\n")
+        monkeypatch.setattr(sys, "orig_argv", command)
+        monkeypatch.setattr(os, "execv", lambda *arguments: found.append((*arguments, os.environ[TUNABLES])))
+        monkeypatch.setattr(os, "environ", environment)
+        use_huge_pages()
+        return found
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -31,29 +47,14 @@ COMMAND = ["python", "-X", "dev", "-m", "resflax.train", "--help"]
         (MADVISE, None, ["python", "train.py"], None),
     ],
 )
-def test_a_program_is_started_again_only_where_it_gains(setting, tunables, command, starts_again, monkeypatch, tmp_path):
-    started = []
-    monkeypatch.setattr(pages, "_SETTING", tmp_path / "enabled")
-    if setting is not None:
-        (tmp_path / "enabled").write_text(f"{setting}\n")
-    monkeypatch.setattr(sys, "orig_argv", command)
-    monkeypatch.setattr(os, "execv", lambda *arguments: started.append((*arguments, os.environ[TUNABLES])))
-    monkeypatch.setattr(os, "environ", {} if tunables is None else {TUNABLES: tunables})
-    use_huge_pages()
-    expected = [] if starts_again is None else [(sys.executable, [sys.executable, *command[1:]], starts_again)]
-    assert started == expected
+def test_a_program_is_started_again_only_where_it_gains(setting, tunables, command, starts_again, started):
+    found = started(setting, {} if tunables is None else {TUNABLES: tunables}, command)
+    assert found == ([] if starts_again is None else [(sys.executable, [sys.executable, *command[1:]], starts_again)])
 
 
-def test_a_program_whose_variable_is_removed_is_not_started_for_ever(monkeypatch, tmp_path):
+def test_a_program_whose_variable_is_removed_is_not_started_for_ever(started):
     """As the loader does it for programs with capabilities."""
-    started = []
-    (tmp_path / "enabled").write_text(MADVISE)
-    monkeypatch.setattr(pages, "_SETTING", tmp_path / "enabled")
-    monkeypatch.setattr(sys, "orig_argv", COMMAND)
-    monkeypatch.setattr(os, "environ", {STARTED_AGAIN: "1"})
-    monkeypatch.setattr(os, "execv", lambda *arguments: started.append(arguments))
-    use_huge_pages()
-    assert not started
+    assert not started(MADVISE, {STARTED_AGAIN: "1"})
 
 
 def test_a_program_that_cannot_be_started_again_goes_on(monkeypatch, tmp_path):
@@ -66,6 +67,7 @@ def test_a_program_that_cannot_be_started_again_goes_on(monkeypatch, tmp_path):
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(os, "execv", refused)
     use_huge_pages()
+    assert os.environ[STARTED_AGAIN] == "1"
 
 
 # Python runs this at each start.
@@ -86,6 +88,7 @@ def test_a_command_is_the_same_process_with_the_variable_set(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("resflax: ")
     starts = [line.split(" ", 1) for line in (tmp_path / "starts").read_text().splitlines()]
-    set_by_us = ["glibc.malloc.hugetlb=1"] if Path(SETTING).is_file() and "[madvise]" in Path(SETTING).read_text() else []
+    to_those_who_ask = pages._SETTING.is_file() and "[madvise]" in pages._SETTING.read_text()
+    set_by_us = ["glibc.malloc.hugetlb=1"] if to_those_who_ask else []
     assert [variable for _, variable in starts] == ["None", *set_by_us]
     assert len({process for process, _ in starts}) == 1
