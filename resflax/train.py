@@ -128,13 +128,17 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
     step = 0 if saved is None else saved.step
     display = Display(run.total_steps, step, quiet=not primary)
     introduce(display, run, step)
-    compile_chunk = run.lower_chunk(run.abstract_state())
-    reached("lowered")
-    # XLA compiles while the state is made.
-    with phase("compile"), futures.ThreadPoolExecutor(1, "compile") as compiler:
-        compiling = compiler.submit(compile_chunk)
-        step, state, progress = start_from(run, saved)
-        run_chunk = compiling.result()
+    with futures.ThreadPoolExecutor(1, "compile") as compiler:
+        # XLA compiles what makes the state while the training step is traced, then the step while the state is made.
+        making = compiler.submit(lambda: run.compiled_init) if saved is None else None
+        compile_chunk = run.lower_chunk(run.abstract_state())
+        reached("lowered")
+        with phase("compile"):
+            compiling = compiler.submit(compile_chunk)
+            if making is not None:
+                making.result()
+            step, state, progress = start_from(run, saved)
+            run_chunk = compiling.result()
     reached("compiled")
     progress.wall_seconds += time.perf_counter() - began
     evaluate = run.make_evaluate()

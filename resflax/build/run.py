@@ -56,7 +56,7 @@ from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_s
 from resflax.training.metrics import zero_sums
 from resflax.training.moments import reached
 from resflax.training.state import TrainState, init_state
-from resflax.training.steps import make_eval_step, make_train_step
+from resflax.training.steps import branch, make_eval_step, make_train_step, select
 from resflax.tree import named_leaves
 from resflax.types import Batch, Tree, Variables
 
@@ -132,9 +132,14 @@ class Run:
         fusion = fusion_options(self.mesh.devices.flat[0], self.config.precision.compute)
         return {**fusion, **self._deterministic}
 
+    @functools.cached_property
+    def compiled_init(self) -> jax.stages.Compiled:
+        """What `initial_state` runs. To compile it takes no other process, and may be done in another thread."""
+        return self._init.lower(*self._init_arguments).compile()
+
     def initial_state(self) -> TrainState:
         """On the devices."""
-        state = self._init(np.uint32(self.config.seed), self._init_images)
+        state = self.compiled_init(*self._init_arguments)
         if self.init is None:
             return state
         pretrained = self.pretrained or read_again(self.init)  # a run that was resumed and has no checkpoint left
@@ -146,11 +151,15 @@ class Run:
 
     def abstract_state(self) -> Tree:
         """Shapes, dtypes and shardings of the state."""
-        return abstract(self._init, sharding.replicated(self.mesh), np.uint32(self.config.seed), self._init_images)
+        return abstract(self._init, sharding.replicated(self.mesh), *self._init_arguments)
+
+    @property
+    def _init_arguments(self) -> tuple[np.uint32, np.ndarray]:
+        """The seed, and uint8[N, H, W, C]: what the initialisation looks at, the first training images or a black one."""
+        return np.uint32(self.config.seed), self._init_images
 
     @property
     def _init_images(self) -> np.ndarray:
-        """uint8[N, H, W, C]: what the network's initialisation looks at, the first training images or a black one."""
         count = getattr(self.model, "init_images", 0)
         if not count:
             return np.zeros((1, *self.image_shape), np.uint8)
@@ -182,6 +191,7 @@ class Run:
             hold=Rates.parse(self.config.optim.rates).hold,
             accumulate=self.config.optim.accumulate,
             unroll=self._on_cpu,
+            choose=branch if self._on_cpu else select,
             shard=functools.partial(sharding.shard_batch, mesh=self.mesh),
         )
 

@@ -9,6 +9,7 @@ explicit transposes. Those of the kernel's gradient are kept apart from what mad
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -82,12 +83,43 @@ def _product(stride: Pair, x: Array, kernel: Array) -> Array:
     return lax.dot_general(strided, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
+def _in_pairs(stride: Pair, padding: tuple[Pair, Pair], x: Array, kernel: Array) -> Array:
+    """Two neighbours of a row at once, as twice the features: the kernel, and beside it the kernel a stride further right.
+
+    XLA:CPU copies the window of each output, and multiplies it with vectors of features: half as many windows are copied, each
+    a stride wider, and vectors are full where they were half empty.
+    """
+    low, high = padding[1]
+    step = stride[1]
+    wider = jnp.concatenate([jnp.pad(kernel, ((0, 0), side, (0, 0), (0, 0))) for side in ((0, step), (step, 0))], axis=3)
+    y = _forward((stride[0], 2 * step), (padding[0], (low, high)), (1, 1), 1, x, wider)  # [B, H', W'/2, 2 * features]
+    return y.reshape(*y.shape[:2], -1, kernel.shape[3])
+
+
+def _pays_in_pairs(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array) -> bool:
+    """Whether `_in_pairs` is possible, and was found to be faster."""
+    _, width, channels, features = kernel.shape
+    outputs = (x.shape[2] + sum(padding[1]) - width) // stride[1] + 1
+    few = channels < 8 or (features < 32 and stride[1] == 1)
+    return few and width > 1 and outputs % 2 == 0 and dilation == (1, 1) and groups == 1
+
+
+def _on_cpu(
+    stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array
+) -> Callable[[Array, Array], Array] | None:
+    """The form of a convolution that XLA:CPU runs faster than the convolution, if there is one."""
+    if _is_product(padding, groups, kernel):
+        return functools.partial(_product, stride)
+    if _pays_in_pairs(stride, padding, dilation, groups, x, kernel):
+        return functools.partial(_in_pairs, stride, padding)
+    return None
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _canonical(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array) -> Array:
     convolve = functools.partial(_forward, stride, padding, dilation, groups)
-    if _is_product(padding, groups, kernel):
-        return lax.platform_dependent(x, kernel, cpu=functools.partial(_product, stride), default=convolve)
-    return convolve(x, kernel)
+    on_cpu = _on_cpu(stride, padding, dilation, groups, x, kernel)
+    return convolve(x, kernel) if on_cpu is None else lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
 
 
 def _canonical_fwd(
@@ -124,20 +156,36 @@ def _spread(extent: int, step: int) -> int:
 def _input_gradient(
     x: Array, kernel: Array, dy: Array, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int
 ) -> Array:
-    """dL/dx: `dy`, with zeros inserted for the stride, convolved with the flipped kernel, inputs and outputs swapped."""
-    h, w, c, f = kernel.shape
-    flipped = lax.rev(kernel, (0, 1)).reshape(h, w, c, groups, f // groups)
-    swapped = flipped.transpose(0, 1, 4, 3, 2).reshape(h, w, f // groups, groups * c)  # [h, w, F/G, C]
-    pads = []
+    """dL/dx: `dy` convolved with the flipped kernel, inputs and outputs swapped.
+
+    With a stride s, the input `s q + r` is read by the outputs `q + t` through the taps `r + padding - s t`: for each phase r a
+    convolution of its own over q. They are one convolution with s * s times the features; its kernel is the flipped one
+    between zeros, reshaped. For s = 1 it is the flipped one itself.
+    """
+    if any(step > 1 for step in stride):  # the taps of a phase are not `dilation` apart
+        kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), [(0, 0, step - 1) for step in dilation] + [(0, 0, 0)] * 2)
+        dilation = (1, 1)
+    c, f = kernel.shape[2:]
+    sizes, zeros, pads = [], [], []
     for axis in (0, 1):
-        reach = _spread(kernel.shape[axis], dilation[axis])
-        low = reach - 1 - padding[axis][0]
-        high = x.shape[1 + axis] + reach - 1 - _spread(dy.shape[1 + axis], stride[axis]) - low
-        pads.append((low, high))
-    # Zeros and padding are inserted by an explicit pad: a convolution with an input dilation has no fast path.
-    interior = [(0, 0, 0), *((low, high, step - 1) for (low, high), step in zip(pads, stride, strict=True)), (0, 0, 0)]
-    spread = lax.pad(dy, jnp.zeros((), dy.dtype), interior)
-    return _forward((1, 1), ((0, 0), (0, 0)), dilation, groups, spread, swapped)
+        step, low, taps = stride[axis], padding[axis][0], kernel.shape[axis]
+        reach = _spread(taps, dilation[axis])
+        phases = -(-x.shape[1 + axis] // step)  # values of q
+        first, last = -((reach - 1 - low) // step), (step - 1 + low) // step  # of t
+        count = taps if step == 1 else last - first + 1
+        before = step * last - low
+        zeros.append((before, count * step - taps - before))
+        sizes.append((count, step))
+        pads.append((-first, phases - 1 + last - (dy.shape[1 + axis] - 1)))
+    (h, s), (w, z) = sizes
+    phased = jnp.pad(kernel, (*zeros, (0, 0), (0, 0))).reshape(h, s, w, z, c, groups, f // groups)
+    swapped = lax.rev(phased, (0, 2)).transpose(0, 2, 6, 5, 1, 3, 4).reshape(h, w, f // groups, groups * s * z * c)
+    options = ((1, 1), (pads[0], pads[1]), dilation, groups)
+    form = _on_cpu(*options, dy, swapped) or functools.partial(_forward, *options)
+    dx = form(dy, swapped)  # [B, H/s, W/z, G * s * z * C/G]
+    batch, rows, columns, _ = dx.shape
+    dx = dx.reshape(batch, rows, columns, groups, s, z, c).transpose(0, 1, 4, 2, 5, 3, 6)
+    return dx.reshape(batch, rows * s, columns * z, groups * c)[:, : x.shape[1], : x.shape[2]]
 
 
 def _transposed(x: Array, split: tuple[int, ...], axes: tuple[int, ...], shape: tuple[int, ...]) -> Array:

@@ -121,6 +121,40 @@ def test_a_pointwise_convolution_is_a_product_on_cpu_only(kernel, options, produ
     assert lowered("cuda") == ([True] * 2, [False] * 2)
 
 
+@pytest.mark.parametrize(
+    ("channels", "features", "stride", "width", "window"),
+    [
+        (16, 16, 1, 8, "3x4"),  # few features
+        (3, 64, 1, 8, "3x4"),  # few channels
+        (3, 64, 2, 8, "3x5"),
+        (16, 32, 1, 8, "3x3"),
+        (16, 16, 2, 8, "3x3"),
+        (16, 16, 1, 7, "3x3"),  # an odd number of outputs
+    ],
+)
+def test_narrow_layers_are_computed_in_pairs_of_outputs_on_cpu_only(channels, features, stride, width, window):
+    x, w = jnp.ones((1, 6, width, channels)), jnp.ones((3, 3, channels, features))
+    forward = jax.jit(lambda x, w: convolution(x, w, stride=(stride, stride), padding=((1, 1), (1, 1))))
+
+    def lowered(platform):
+        return forward.trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+
+    assert f"(tensor<1x6x{width}x{channels}xf32>, tensor<{window}x{channels}x" in lowered("cpu")
+    assert f"(tensor<1x6x{width}x{channels}xf32>, tensor<3x3x{channels}x" in lowered("cuda")
+
+
+def test_the_gradient_of_a_strided_input_is_one_small_convolution():
+    """The phases of the stride as features: 16 taps for each four inputs, where zeros between the outputs would take 36."""
+    x, w = jnp.ones((1, 8, 8, 8)), jnp.ones((3, 3, 8, 32))
+
+    def gradient(x, w):
+        y, back = jax.vjp(lambda x: convolution(x, w, stride=(2, 2), padding=((1, 1), (1, 1))), x)
+        return back(y)[0]
+
+    text = jax.jit(gradient).lower(x, w).as_text()
+    assert "(tensor<1x4x4x32xf32>, tensor<2x2x32x32xf32>) -> tensor<1x4x4x32xf32>" in text
+
+
 @pytest.mark.parametrize("features", [1, 8])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_statistics_behind_a_product_survive_compilation(batch, features):

@@ -10,6 +10,7 @@ from resflax.build import build, make_schedule
 from resflax.config import BatchNormConfig, EmaConfig, OptimConfig
 from resflax.errors import DataError
 from resflax.training.losses import cross_entropy
+from resflax.training.steps import branch, select
 from resflax.tree import digest, named_leaves
 from tests import micro
 
@@ -136,6 +137,14 @@ def test_a_step_that_is_not_finite_changes_nothing(path, fused):
     after, reports = chunk(broken, 3, 6)
     assert reports.finite.tolist() == [False] * 3
     assert digest(after) == marked != before
+
+
+@pytest.mark.parametrize("choose", [select, branch])
+def test_the_new_state_or_the_old_one_is_chosen_whole(choose):
+    old = {"kernel": jnp.arange(6.0).reshape(2, 3), "count": (jnp.int32(4), jnp.zeros(0))}
+    new = jax.tree.map(lambda x: x + 1, old)
+    for condition, expected in ((True, new), (False, old)):
+        assert digest(jax.jit(choose)(jnp.bool_(condition), new, old)) == digest(expected)
 
 
 def test_training_stops_at_a_number_that_is_not_finite(path, tmp_path):
