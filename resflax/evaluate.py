@@ -117,10 +117,11 @@ def _corruptions(chosen: Sequence[str] | Literal["all"] | None) -> list[str]:
 
 def _score(trained: Trained, names: Sequence[str]) -> dict[str, Any]:
     from resflax.build import evaluate_shift, make_evaluate
+    from resflax.build.parts import program_options
     from resflax.results.record import describe_evaluation
 
     config, images = trained.config, trained.images
-    settings = config.data.eval_views, config.precision.deterministic
+    settings = config.data.eval_views, program_options(config.precision, trained.mesh)
     evaluate = make_evaluate(trained.model, trained.pipeline, trained.mesh, len(images.class_names), *settings)
     evaluation = evaluate(trained.variables)
     shift: dict[str, list[float]] = {name: [] for name in names}

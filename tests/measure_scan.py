@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from resflax.compiler import fusion_options
 from resflax.nn import convolution
-from resflax.training.compiler import fusion_options
 
 CONVOLUTIONS, CHANNELS, SIZE, BATCH, REPEATS = 6, 32, 16, 128, 15
 PADDING = ((1, 1), (1, 1))

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-GROUND = {"nn", "types", "prng", "tree", "files", "errors", "ranges", "version", "pages"}
+GROUND = {"nn", "types", "prng", "tree", "files", "errors", "ranges", "version", "pages", "compiler"}
 PARTS = {"models", "data", "optim"}
 MACHINERY = {"training", "results", "viz", "bench", "weights"}
 ENTRY_POINTS = {

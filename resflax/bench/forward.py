@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from resflax.bench.workload import Contender, Program, Workload
+from resflax.compiler import fusion_options
 from resflax.models.zoo import create_model
 from resflax.tree import parameter_count
 from resflax.types import Array, Variables
@@ -21,9 +22,11 @@ def initial_variables(model: nn.Module, images: Array) -> Any:
     return jax.jit(functools.partial(model.init, train=False))(jax.random.key(0, impl="rbg"), images[:1])
 
 
-def forward_program(apply: Callable[[Variables, Array], Any], variables: Variables, images: Array) -> Program:
+def forward_program(
+    apply: Callable[[Variables, Array], Any], variables: Variables, images: Array, options: dict[str, str] | None = None
+) -> Program:
     """`apply(variables, images) -> logits`, compiled; every call is waited for, as one who needs the answer does."""
-    forward = jax.jit(apply)
+    forward = jax.jit(apply, compiler_options=options)
 
     def advance(steps: int) -> float:
         for _ in range(steps):
@@ -36,7 +39,8 @@ def forward_program(apply: Callable[[Variables, Array], Any], variables: Variabl
 def unfolded_inference(workload: Workload) -> Contender:
     """The network of `resflax.models.zoo` as evaluation runs it."""
     model, variables, images = our_network(workload)
-    return Contender("unfolded", lambda: forward_program(functools.partial(model.apply, train=False), variables, images))
+    apply, options = functools.partial(model.apply, train=False), fusion_options(jax.devices()[0], workload.precision)
+    return Contender("unfolded", lambda: forward_program(apply, variables, images, options))
 
 
 def our_network(workload: Workload) -> tuple[nn.Module, Variables, Array]:

@@ -33,7 +33,7 @@ class Workload:
     # What follows is for our own training step, see `resflax.bench.forms`.
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # of the model's builder
     gradient: Literal["autodiff", "closed_form"] = "autodiff"  # of batch normalisation
-    compiler_options: tuple[str, ...] = ()  # see `resflax.training.compiler`
+    compiler_options: tuple[str, ...] = ()  # see `resflax.compiler`
     fused: bool | None = None  # a chunk in one dispatch; None: where training does so
 
     @property

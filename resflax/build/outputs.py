@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resflax.build.parts import program_options
 from resflax.build.trained import Trained
 from resflax.data.views import average_over_views
 from resflax.errors import DataError
@@ -53,7 +54,7 @@ def output_batches(trained: Trained) -> Iterator[Outputs]:
         both = average_over_views(network, examples.pop("image"), config.data.eval_views)
         return {**examples, "logits": both[:, :width], "features": both[:, width:]}
 
-    jitted = jax.jit(step, out_shardings=everywhere)
+    jitted = jax.jit(step, out_shardings=everywhere, compiler_options=program_options(config.precision, mesh))
     put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(mesh))
     for host_batch in pipeline.evaluation_batches():
         found = jax.device_get(jitted(trained.variables, put(host_batch), resident))

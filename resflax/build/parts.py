@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from resflax.config import Config
+from resflax.compiler import deterministic_options, fusion_options
+from resflax.config import Config, PrecisionConfig
 from resflax.data.preprocess import Preprocessing
 from resflax.errors import ConfigError
 from resflax.models.zoo import create_model
@@ -145,6 +146,12 @@ def make_optimizer(config: Config, schedule: optax.Schedule) -> optax.GradientTr
     if settings.lookahead_steps is None:
         return optimizer
     return lookahead(optimizer, settings.lookahead_steps, settings.lookahead_rate)
+
+
+def program_options(precision: PrecisionConfig, mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """`compiler_options` of all programs of a network."""
+    device = mesh.devices.flat[0]
+    return {**fusion_options(device, precision.compute), **(deterministic_options(device) if precision.deterministic else {})}
 
 
 def make_loss(config: Config) -> Loss:

@@ -33,10 +33,12 @@ from resflax.build.parts import (
     make_model,
     make_optimizer,
     make_schedule,
+    program_options,
     total_steps,
 )
 from resflax.build.pretrained import Pretrained, read_again, read_pretrained
 from resflax.build.teacher import Teacher, read_teacher
+from resflax.compiler import compile_with
 from resflax.config import Config, config_hash, to_dict
 from resflax.config.validate import parse_sizes
 from resflax.data.arrays import ImageArrays
@@ -50,7 +52,6 @@ from resflax.nn.repeat import unstack_blocks
 from resflax.optim.rates import Rates
 from resflax.prng import stream_key
 from resflax.training import chunk, sharding, utilization
-from resflax.training.compiler import compile_with, deterministic_options, fusion_options
 from resflax.training.distillation import Distillation
 from resflax.training.evaluation import Evaluation, evaluate, reestimate_batch_stats
 from resflax.training.metrics import zero_sums
@@ -119,18 +120,13 @@ class Run:
         """`(seed, images) -> TrainState`, traced once however often it is asked for shapes or values."""
         init = functools.partial(initial_state, self.config, self.model, self.optimizer, self.train.preprocessing)
         # It runs once, for milliseconds, but optimizing its random numbers would take XLA:CPU as long as the training step.
-        options = {"xla_backend_optimization_level": 1} if self._on_cpu else self._deterministic
+        options = {"xla_backend_optimization_level": 1} if self._on_cpu else self._options
         return jax.jit(init, out_shardings=sharding.replicated(self.mesh), compiler_options=options)
 
     @property
-    def _deterministic(self) -> dict[str, bool]:
-        """Options of all programs; those of `config.precision.compiler_options` are of the training step alone."""
-        return deterministic_options(self.mesh.devices.flat[0]) if self.config.precision.deterministic else {}
-
-    @property
-    def _training_options(self) -> dict[str, Any]:
-        fusion = fusion_options(self.mesh.devices.flat[0], self.config.precision.compute)
-        return {**fusion, **self._deterministic}
+    def _options(self) -> dict[str, Any]:
+        """Of all programs; those of `config.precision.compiler_options` are of the training step alone."""
+        return program_options(self.config.precision, self.mesh)
 
     @functools.cached_property
     def compiled_init(self) -> jax.stages.Compiled:
@@ -227,7 +223,7 @@ class Run:
         everywhere, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
         step, host_batch = self.train_step(pipeline), pipeline.training_batches()
         options = self.config.precision.compiler_options
-        compile_ = functools.partial(compile_with, options=options, others=self._training_options)
+        compile_ = functools.partial(compile_with, options=options, others=self._options)
         if fused is None:
             fused = not self._on_cpu and isinstance(pipeline, ResidentPipeline)
         if not fused:
@@ -247,8 +243,8 @@ class Run:
 
     def make_evaluate(self) -> Any:
         """`(variables, through) -> Evaluation` over the evaluation split."""
-        settings = self.config.data.eval_views, self.config.precision.deterministic
-        return make_evaluate(self.model, self.test, self.mesh, len(self.class_names), *settings)
+        classes, views = len(self.class_names), self.config.data.eval_views
+        return make_evaluate(self.model, self.test, self.mesh, classes, views, self._options)
 
     def reestimate(self, params: Tree, through: Through = iter) -> Tree:
         """`batch_stats` averaged over one pass of training batches, augmented as at the end of the training."""
@@ -266,7 +262,7 @@ class Run:
         count = max(1, int(self.steps_per_epoch))
         put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(self.mesh))
         batches = map(pipeline.training_batches(), range(count))
-        step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh), compiler_options=self._training_options)
+        step = jax.jit(stats_step, out_shardings=sharding.replicated(self.mesh), compiler_options=self._options)
         return reestimate_batch_stats(step, params, through(batches), self.resident(self.train), put)
 
     def finish(self, state: TrainState, through: Through = iter) -> TrainState:
@@ -299,16 +295,15 @@ def make_evaluate(
     mesh: jax.sharding.Mesh,
     num_classes: int,
     views: Views = "single",
-    deterministic: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
-    """`(variables, through) -> Evaluation` over the whole of `pipeline`, see `resflax.data.views`."""
+    """`(variables, through) -> Evaluation` over the whole of `pipeline`; see `resflax.data.views` and `program_options`."""
     everywhere = sharding.replicated(mesh)
     resident = sharding.put(pipeline.resident, everywhere)
     shard = functools.partial(sharding.shard_batch, mesh=mesh)
     score = functools.partial(average_over_views, views=views)
-    options = deterministic_options(mesh.devices.flat[0]) if deterministic else {}
     eval_step = make_eval_step(model, pipeline.materialise, shard, score)
-    step = jax.jit(eval_step, out_shardings=everywhere, compiler_options=options)
+    step = jax.jit(eval_step, out_shardings=everywhere, compiler_options=dict(options or {}))
     zero = sharding.put(zero_sums(num_classes), everywhere)
     put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(mesh))
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from resflax.build.parts import program_options
 from resflax.build.trained import Trained
 from resflax.data.corruptions import SEVERITIES
 from resflax.data.views import average_over_views
@@ -30,9 +31,14 @@ def evaluate_shift(trained: Trained, names: Sequence[str]) -> Iterator[tuple[str
     put = functools.partial(sharding.put_rows, sharding=sharding.batch_sharded(mesh))
     zero = sharding.put(zero_sums(len(trained.images.class_names)), everywhere)
     resident = sharding.put(trained.pipeline.resident, everywhere)
+    options = program_options(trained.config.precision, mesh)
     for name in names:
         pipeline: Any = dataclasses.replace(trained.pipeline, corruption=name)
-        step = jax.jit(make_eval_step(trained.model, pipeline.materialise, shard, score), out_shardings=everywhere)
+        step = jax.jit(
+            make_eval_step(trained.model, pipeline.materialise, shard, score),
+            out_shardings=everywhere,
+            compiler_options=options,
+        )
         for severity in SEVERITIES:
             at = {**resident, "severity": sharding.put(np.int32(severity), everywhere)}
             batches = pipeline.evaluation_batches()

@@ -10,6 +10,7 @@ import jax
 from jax import lax
 from jax.extend import core
 
+from resflax.compiler import fusion_options
 from resflax.nn import convolution
 from resflax.types import Array, ArrayLike
 from resflax.weights.folding import NHWC, fold
@@ -36,9 +37,16 @@ def compile_inference(forward: Callable[[Array], Any], images: jax.ShapeDtypeStr
         return evaluate(core.ClosedJaxpr(closed.jaxpr, weights), images, rule=_as_layers_compute)[0]
 
     if jax.default_backend() == "cpu":  # where XLA lays constants out as it reads them; elsewhere they would be there twice
-        return jax.jit(functools.partial(run, closed.consts)).lower(images).compile()
+        options = fusion_options(jax.devices()[0], _compute(closed.jaxpr))
+        return jax.jit(functools.partial(run, closed.consts), compiler_options=options).lower(images).compile()
     weights = jax.device_put(closed.consts)
     return functools.partial(jax.jit(run).lower(weights, images).compile(), weights)
+
+
+def _compute(jaxpr: core.Jaxpr) -> str:
+    """What its layers compute in, as `config.precision.compute` has it."""
+    dtypes = {str(getattr(variable.aval, "dtype", None)) for equation in jaxpr.eqns for variable in equation.outvars}
+    return "bfloat16" if "bfloat16" in dtypes else "float32"
 
 
 def _as_layers_compute(equation: core.JaxprEqn, operands: Sequence[Any]) -> Any:

@@ -13,9 +13,9 @@ from resflax.bench.workload import Contender, Program, Workload
 from resflax.benchmark import benchmark
 from resflax.build.measure import build_run, check_options
 from resflax.build.run import Run
+from resflax.compiler import compile_with
 from resflax.errors import ConfigError
 from resflax.training.chunk import FusedChunk, StepwiseChunk
-from resflax.training.compiler import compile_with
 from tests.conftest import ROOT
 
 TINY = Workload("cifar_resnet8", 4)

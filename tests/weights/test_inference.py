@@ -51,6 +51,16 @@ def test_bfloat16_stays_bfloat16():
     check(lambda images: model.apply(variables, images, train=False), draw(2, 32, 32, 3), tolerance=0.02)
 
 
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+def test_it_is_compiled_with_the_options_of_what_it_computes_in(compute, monkeypatch):
+    asked = []
+    monkeypatch.setattr("resflax.weights.inference.fusion_options", lambda device, compute: asked.append(compute) or {})
+    _, variables, _ = random_network("cifar_resnet8", 32)
+    model = create_model("cifar_resnet8", 10, dtype=jnp.dtype(compute))
+    compile_inference(lambda images: model.apply(variables, images, train=False), draw(1, 32, 32, 3))
+    assert asked == [compute]
+
+
 def test_the_executable_holds_its_weights_and_no_pointwise_convolution():
     kernel, wide = draw(1, 1, 8, 4), draw(3, 3, 4, 4)
 

@@ -25,7 +25,7 @@ def deterministic_options(device: jax.Device) -> dict[str, bool]:
 
 
 def fusion_options(device: jax.Device, compute: str) -> dict[str, str]:
-    """`compiler_options` of a training step that say what XLA:CPU hands to YNNPACK; none elsewhere, and where not known.
+    """`compiler_options` of a network's programs that say what XLA:CPU hands to YNNPACK; none elsewhere, and where not known.
 
     Products and sums, of which normalisations and their gradients are made, are faster there. Convolutions are not: they keep
     one and a half of two cores busy, Eigen's both; jax 0.10 by itself has it the other way round. bfloat16 is left alone, see

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from resflax.build import build
+from resflax.compiler import compile_with, deterministic_options, fusion_options
 from resflax.config import (
     BatchNormConfig,
     Config,
@@ -20,7 +21,6 @@ from resflax.config import (
     validate,
 )
 from resflax.errors import ConfigError
-from resflax.training.compiler import compile_with, deterministic_options, fusion_options
 
 BASE = Config(total_steps=2, data=DataConfig(batch_size=8), model=ModelConfig("cifar_resnet8", {"width": 8}))
 
@@ -111,8 +111,8 @@ def test_deterministic_kernels_are_asked_for_on_gpus_alone(lowered):
 def test_the_programs_of_a_run_are_compiled_so(monkeypatch):
     """Training step, initial state, re-estimation and evaluation, as they would be on a GPU."""
     seen = []
-    monkeypatch.setattr("resflax.build.run.deterministic_options", lambda device: {"xla_gpu_deterministic_ops": True})
-    monkeypatch.setattr("resflax.build.run.fusion_options", lambda device, compute: {"computes": compute})
+    monkeypatch.setattr("resflax.build.parts.deterministic_options", lambda device: {"xla_gpu_deterministic_ops": True})
+    monkeypatch.setattr("resflax.build.parts.fusion_options", lambda device, compute: {"computes": compute})
     monkeypatch.setattr("resflax.build.run.compile_with", lambda lowered, options, others: seen.append((options, others)))
     jit = jax.jit
     monkeypatch.setattr("resflax.build.run.jax.jit", lambda f, **k: seen.append(k.get("compiler_options")) or jit(f, **k))
@@ -122,8 +122,8 @@ def test_the_programs_of_a_run_are_compiled_so(monkeypatch):
         run = build(dataclasses.replace(BASE, precision=precision), jax.devices()[:1])
         run.compile_chunk(run.abstract_state())
         run.make_evaluate()
-        wanted = {"xla_gpu_deterministic_ops": True} if deterministic else {}
-        assert seen[-2:] == [(("xla_gpu_autotune_level=0",), {"computes": "float32", **wanted}), wanted]
+        wanted = {"computes": "float32", **({"xla_gpu_deterministic_ops": True} if deterministic else {})}
+        assert seen[-2:] == [(("xla_gpu_autotune_level=0",), wanted), wanted]
 
 
 def test_the_option_is_set_in_one_place():
