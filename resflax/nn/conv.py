@@ -4,6 +4,9 @@ XLA:CPU has a fast path only for canonical convolutions (NHWC input, HWIO kernel
 into that form; inside a `while` body (`lax.scan`, `fori_loop`) it does not, and the gradients that JAX derives are never
 canonical, so they fall to a naive loop nest, 10 to 70 times slower. `canonical` gradients are canonical convolutions around
 explicit transposes. Those of the kernel's gradient are kept apart from what made its arguments.
+
+Two forms are faster there although zeros are multiplied: pairs of outputs, where channels or features are few, and the
+gradient of a strided input by the phases of the stride. A value that is not finite reaches a neighbour more in them.
 """
 
 from __future__ import annotations
@@ -89,10 +92,9 @@ def _in_pairs(stride: Pair, padding: tuple[Pair, Pair], x: Array, kernel: Array)
     XLA:CPU copies the window of each output, and multiplies it with vectors of features: half as many windows are copied, each
     a stride wider, and vectors are full where they were half empty.
     """
-    low, high = padding[1]
     step = stride[1]
     wider = jnp.concatenate([jnp.pad(kernel, ((0, 0), side, (0, 0), (0, 0))) for side in ((0, step), (step, 0))], axis=3)
-    y = _forward((stride[0], 2 * step), (padding[0], (low, high)), (1, 1), 1, x, wider)  # [B, H', W'/2, 2 * features]
+    y = _forward((stride[0], 2 * step), padding, (1, 1), 1, x, wider)  # [B, H', W'/2, 2 * features]
     return y.reshape(*y.shape[:2], -1, kernel.shape[3])
 
 
@@ -170,13 +172,13 @@ def _input_gradient(
     for axis in (0, 1):
         step, low, taps = stride[axis], padding[axis][0], kernel.shape[axis]
         reach = _spread(taps, dilation[axis])
-        phases = -(-x.shape[1 + axis] // step)  # values of q
+        places = -(-x.shape[1 + axis] // step)  # values of q
         first, last = -((reach - 1 - low) // step), (step - 1 + low) // step  # of t
         count = taps if step == 1 else last - first + 1
         before = step * last - low
         zeros.append((before, count * step - taps - before))
         sizes.append((count, step))
-        pads.append((-first, phases - 1 + last - (dy.shape[1 + axis] - 1)))
+        pads.append((-first, places + last - dy.shape[1 + axis]))
     (h, s), (w, z) = sizes
     phased = jnp.pad(kernel, (*zeros, (0, 0), (0, 0))).reshape(h, s, w, z, c, groups, f // groups)
     swapped = lax.rev(phased, (0, 2)).transpose(0, 2, 6, 5, 1, 3, 4).reshape(h, w, f // groups, groups * s * z * c)
