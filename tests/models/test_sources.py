@@ -52,9 +52,9 @@ def multiply_adds(jaxpr: core.Jaxpr) -> int:
             else:
                 terms = math.prod(left[axis] for axis in dimensions[0][0])
             total += terms * math.prod(equation.outvars[0].aval.shape)
-        elif equation.params.get("branches_platforms"):  # of `lax.platform_dependent`: every platform does the same
-            (count,) = {multiply_adds(branch.jaxpr) for branch in equation.params["branches"]}
-            total += count
+        elif platforms := equation.params.get("branches_platforms"):  # of `lax.platform_dependent`
+            default = equation.params["branches"][platforms.index(None)]  # another form may multiply zeros too
+            total += multiply_adds(default.jaxpr)
         else:
             inner = [multiply_adds(jaxpr) for value in equation.params.values() for jaxpr in jaxprs_in(value)]
             assert equation.primitive.name not in ("cond", "while") or not any(inner), "which branch, how often?"
