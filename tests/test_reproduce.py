@@ -388,7 +388,7 @@ def test_killed_again_and_again_it_ends_in_the_same_records(records, experiment,
     while True:
         process = subprocess.Popen(line, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
-            process.communicate(timeout=rng.uniform(4, 14) if kills < 8 else 300)
+            process.communicate(timeout=rng.uniform(2, 8) if kills < 8 else 300)
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)

@@ -22,7 +22,7 @@ KINDS = {
     "cifar_preresnet110": {**THIN, "width": 16},
     "cifar_preresnet164": THIN,
     "cifar_wrn16_8": {**THIN, "dropout": 0.3},
-    "cifar_sewrn16_8": THIN,
+    "cifar_sewrn16_8": {**THIN, "width": 32},  # thinner, a block has one hidden unit, which may be 0 for all images
     "cifar_resnext29_8x64d": THIN,
     "resnet18": {**THIN, "stochastic_depth": 0.5},
     "resnet50_v1": THIN,

@@ -203,9 +203,21 @@ def test_the_flattened_image_of_vgg_is_turned():
         np.testing.assert_array_equal(theirs.reshape(3, 512, 7, 7)[1, 5, 2, 6], ours[2, 6, 5, 1])
 
 
+NAMELESS = ("cifar_sepreresnet110", "cifar_sepreresnet164", "cifar_sewrn16_8", "cifar_speedrun")  # neither has such a network
+
+
+@pytest.mark.parametrize("convention", ["torchvision", "timm"])
+@pytest.mark.parametrize("name", NAMELESS)
+def test_networks_that_neither_has_are_refused(name, convention):
+    metadata = about(name)
+    model = make_network(metadata)
+    with pytest.raises(DataError, match=f"every parameter of {name} must have a name there, but .* choose another format"):
+        find_entries(abstract_variables(model, metadata), torch_naming(model, convention), name)
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("tutorial")])
-def test_every_network_of_the_table_has_names(name):
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("tutorial") and name not in NAMELESS])
+def test_every_other_network_of_the_table_has_names(name):
     metadata = about(name)
     model = make_network(metadata)
     leaves = named_leaves(abstract_variables(model, metadata))
