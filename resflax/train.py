@@ -138,11 +138,10 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
             if making is not None:
                 making.result()
             step, state, progress = start_from(run, saved)
+            evaluate, metadata = run.make_evaluate(), run.metadata()
             run_chunk = compiling.result()
     reached("compiled")
     progress.wall_seconds += time.perf_counter() - began
-    evaluate = run.make_evaluate()
-    metadata = run.metadata()
 
     with SignalFlag(deadline) as signals:
         through = functools.partial(heed, signals)
