@@ -127,6 +127,7 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
         list_skipped(files, run.skipped)
     step = 0 if saved is None else saved.step
     display = Display(run.total_steps, step, quiet=not primary)
+    say = display.say if primary else to_stderr
     introduce(display, run, step)
     with futures.ThreadPoolExecutor(1, "compile") as compiler:
         # XLA compiles what makes the state while the training step is traced, then the step while the state is made.
@@ -139,6 +140,8 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
                 making.result()
             step, state, progress = start_from(run, saved)
             evaluate, metadata = run.make_evaluate(), run.metadata()
+            keep = config.checkpoint
+            checkpoints = Checkpoints(files.checkpoints, keep.keep_last, keep.keep_best, keep.max_failed_saves, say)
             run_chunk = compiling.result()
     reached("compiled")
     progress.wall_seconds += time.perf_counter() - began
@@ -148,9 +151,6 @@ def _train(config: Config, files: Workdir, deadline: float, began: float) -> dic
         scoring = EvaluateHook(
             config.eval_every_steps, config.data.eval_split, lambda state: evaluate(state.variables(), through)
         )
-        keep = config.checkpoint
-        say = display.say if primary else to_stderr
-        checkpoints = Checkpoints(files.checkpoints, keep.keep_last, keep.keep_best, keep.max_failed_saves, say)
         writer = MetricsWriter(files, step) if primary else None
 
         def restore() -> Start:

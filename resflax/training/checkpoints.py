@@ -3,7 +3,8 @@
 Orbax writes the arrays. The manifest is written last; it names every file with its size and SHA-256, and a step without a
 true manifest does not exist (`resflax.training.checkpoint_files` has the protocol). What Orbax does not do and this does:
 check the bytes, read a new checkpoint back before an older one is removed, compare the saved tree with the expected one before
-reading, fall back to an older step, and tell the run when a background save failed.
+reading, fall back to an older step, and tell the run when a background save failed. Orbax is imported when arrays are read or
+written: a run that starts anew does that while it waits for the compiler.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from resflax.errors import DataError, Interrupted, StorageError
@@ -54,6 +54,8 @@ class Saved:
 
         Raises `StorageError` before anything is read unless paths, shapes and dtypes all agree.
         """
+        import orbax.checkpoint as ocp
+
         wrong = differences(self.tree, signature(abstract))
         if wrong:
             raise StorageError(
@@ -126,6 +128,8 @@ class Checkpoints:
 
     def __init__(self, root: epath.Path, keep_last: int, keep_best: int = 0, max_failed_saves: int = 1, say: Say = to_stderr):
         """Beside the fields of the configuration: `say` is told of each save that failed, when it fails."""
+        import orbax.checkpoint as ocp
+
         self._root, self._keep_last, self._keep_best = root, keep_last, keep_best
         self._max_failed_saves, self._failed_saves, self._say = max_failed_saves, 0, say
         self._committing: futures.Future[None] | None = None
@@ -135,8 +139,7 @@ class Checkpoints:
                 root.mkdir(parents=True, exist_ok=True)
                 sync(root.parent)
             protocol.recover(root, say)
-        self._orbax = _writer()
-        self._reader = ocp.StandardCheckpointHandler()
+        self._args, self._orbax, self._reader = ocp.args, _writer(), ocp.StandardCheckpointHandler()
         self._thread = futures.ThreadPoolExecutor(1, "commit")
 
     def save(
@@ -186,7 +189,7 @@ class Checkpoints:
             protocol.begin(path)
         with storage("write", path):
             path.mkdir(parents=True, exist_ok=True)
-            self._orbax.save(_absolute(path / "state"), args=ocp.args.StandardSave(copied))
+            self._orbax.save(_absolute(path / "state"), args=self._args.StandardSave(copied))
 
     def _finish(
         self,
@@ -249,7 +252,7 @@ class Checkpoints:
         # Read by the handler alone: it meets no other process, and onto the host, as the devices may be full.
         like = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), copied)
         with storage("read", path):
-            read = named_leaves(self._reader.restore(_absolute(path / "state"), args=ocp.args.StandardRestore(like)))
+            read = named_leaves(self._reader.restore(_absolute(path / "state"), args=self._args.StandardRestore(like)))
         for name, leaf in named_leaves(copied).items():
             if read[name].dtype != leaf.dtype or read[name].tobytes() != np.asarray(leaf).tobytes():
                 raise StorageError(f"{path}: {name} reads back as another array than was saved")
@@ -337,6 +340,8 @@ def _reason(error: Exception) -> str:
 
 
 def _writer() -> Any:
+    import orbax.checkpoint as ocp
+
     return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
 
 

@@ -275,13 +275,14 @@ TREES = {
 
 @pytest.mark.parametrize("name", TREES)
 def test_another_tree_is_refused_before_an_array_is_read(name, tmp_path, monkeypatch):
-    from resflax.training import checkpoints
+    import orbax.checkpoint as ocp
+
     from resflax.tree import signature
 
     def read(*_):
         raise AssertionError("an array was read")
 
-    monkeypatch.setattr(checkpoints.ocp, "StandardCheckpointer", read)
+    monkeypatch.setattr(ocp, "StandardCheckpointer", read)
     tree, message = TREES[name]
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "arrays").write_bytes(bytes(1000))

@@ -13,6 +13,7 @@ from concurrent import futures
 
 import jax
 import jax.numpy as jnp
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 
@@ -147,13 +148,13 @@ class Spoilt:
         self.monkeypatch = monkeypatch
 
     def arrays(self):
-        real = module.ocp.AsyncCheckpointer.wait_until_finished
+        real = ocp.AsyncCheckpointer.wait_until_finished
 
         def fail(checkpointer):
             real(checkpointer)
             raise RuntimeError("the original words")
 
-        self._once(module.ocp.AsyncCheckpointer, "wait_until_finished", fail)
+        self._once(ocp.AsyncCheckpointer, "wait_until_finished", fail)
 
     def writing(self):
         def fail(*_):
@@ -211,13 +212,13 @@ def test_a_failed_save_hides_no_other_error(root, monkeypatch):
 
 
 def test_the_bytes_are_compared_with_what_was_to_be_saved(root, monkeypatch):
-    real = module.ocp.StandardCheckpointHandler.restore
+    real = ocp.StandardCheckpointHandler.restore
 
     def altered(*arguments, **options):
         read = real(*arguments, **options)
         return {**read, "kernel": read["kernel"] * -1}
 
-    monkeypatch.setattr(module.ocp.StandardCheckpointHandler, "restore", altered)
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", altered)
     checkpoints = Checkpoints(root, keep_last=1, say=lambda text: None)
     checkpoints.save(2, state(2), {}, {})
     with pytest.raises(StorageError, match="kernel reads back as another array than was saved"):
