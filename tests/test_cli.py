@@ -1,6 +1,9 @@
 """What a command does to its process before it uses a device."""
 
+import gc
 import os
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -25,3 +28,9 @@ def test_the_fusion_is_switched_off_where_it_is_broken_and_not_asked_for(version
     avoid_broken_fusion()
     avoid_broken_fusion()
     assert os.environ["XLA_FLAGS"] == after
+
+
+def test_a_command_looks_for_garbage_less_often_than_python():
+    program = "import gc; from resflax import cli; cli.run(lambda _: print(gc.get_threshold()[0]) or 0)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert int(found.stdout) > gc.get_threshold()[0]
