@@ -17,9 +17,8 @@ from resflax.errors import ConfigError, ResflaxError
 from resflax.pages import use_huge_pages
 from resflax.training.signals import Ended, end_at_once, end_undisturbed
 
-
-# Allocations before Python looks for garbage, and rounds of that before it looks among what is older. Importing and tracing make
-# objects by the hundred thousand that live on; at Python's own 700 the search among them takes a seventh of a start.
+# Allocations before Python looks for garbage, and rounds of that before it looks among what is older. Importing and tracing
+# make objects by the hundred thousand that live on; at Python's own 700 the search among them takes a seventh of a start.
 _COLLECTIONS = (50_000, 20, 100)
 
 
