@@ -7,11 +7,14 @@ explicit transposes. Those of the kernel's gradient are kept apart from what mad
 
 Two forms are faster there although zeros are multiplied: pairs of outputs, where channels or features are few, and the
 gradient of a strided input by the phases of the stride. A value that is not finite reaches a neighbour more in them.
+
+Under differentiation, on one CPU with a C compiler, all three convolutions of a layer are those of `resflax.nn.native`.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -22,6 +25,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.xla_metadata import set_xla_metadata
 
+from resflax.nn import native
 from resflax.types import Array, DType
 
 Pair = tuple[int, int]
@@ -117,6 +121,33 @@ def _on_cpu(
     return None
 
 
+def _pays_natively(groups: int, x: Array, kernel: tuple[int, ...]) -> bool:
+    """Whether `resflax.nn.native` can be had, and was found to be faster: for kernels that a core's cache holds."""
+    height, width, _, features = kernel
+    is_fit = height * width > 1 and features % native.VECTOR == 0 and math.prod(kernel) <= 2**18
+    is_plain = groups == 1 and x.dtype == jnp.float32 and x.size > 0
+    # The partitioner does not see through them.
+    return is_fit and is_plain and jax.default_backend() == "cpu" and jax.device_count() == 1 and native.is_available()
+
+
+def _differentiated_as(plain: Callable[[Array, Array], Array], form: Callable[[Array, Array], Array]) -> Callable:
+    """`form`, whose own gradient, for second derivatives, is that of `plain`."""
+    function = jax.custom_vjp(form)
+    function.defvjp(lambda *arguments: (form(*arguments), arguments), lambda saved, dy: jax.vjp(plain, *saved)[1](dy))
+    return function
+
+
+def _in_training_on_cpu(
+    stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array
+) -> Callable[[Array, Array], Array]:
+    """The fastest form for XLA:CPU, which need not be one that can be exported."""
+    options = (stride, padding, dilation, groups)
+    plain = _on_cpu(*options, x, kernel) or functools.partial(_forward, *options)
+    if not _pays_natively(groups, x, kernel.shape):
+        return plain
+    return _differentiated_as(plain, functools.partial(native.convolution, stride=stride, padding=padding, dilation=dilation))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _canonical(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array) -> Array:
     convolve = functools.partial(_forward, stride, padding, dilation, groups)
@@ -127,7 +158,10 @@ def _canonical(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups:
 def _canonical_fwd(
     stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _canonical(stride, padding, dilation, groups, x, kernel), (x, kernel)
+    options = (stride, padding, dilation, groups)
+    on_cpu = _in_training_on_cpu(*options, x, kernel)
+    y = lax.platform_dependent(x, kernel, cpu=on_cpu, default=functools.partial(_forward, *options))
+    return y, (x, kernel)
 
 
 def _canonical_bwd(
@@ -138,7 +172,7 @@ def _canonical_bwd(
             return jax.vjp(functools.partial(_product, stride), x, kernel)[1](dy)
         return (
             _input_gradient(x, kernel, dy, stride, padding, dilation, groups),
-            _kernel_gradient(kernel.shape, stride, padding, dilation, groups, x, dy),
+            _kernel_gradient_on_cpu(kernel.shape, stride, padding, dilation, groups, x, dy),
         )
 
     def elsewhere(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
@@ -183,8 +217,7 @@ def _input_gradient(
     phased = jnp.pad(kernel, (*zeros, (0, 0), (0, 0))).reshape(h, s, w, z, c, groups, f // groups)
     swapped = lax.rev(phased, (0, 2)).transpose(0, 2, 6, 5, 1, 3, 4).reshape(h, w, f // groups, groups * s * z * c)
     options = ((1, 1), (pads[0], pads[1]), dilation, groups)
-    form = _on_cpu(*options, dy, swapped) or functools.partial(_forward, *options)
-    dx = form(dy, swapped)  # [B, H/s, W/z, G * s * z * C/G]
+    dx = _in_training_on_cpu(*options, dy, swapped)(dy, swapped)  # [B, H/s, W/z, G * s * z * C/G]
     batch, rows, columns, _ = dx.shape
     dx = dx.reshape(batch, rows, columns, groups, s, z, c).transpose(0, 1, 4, 2, 5, 3, 6)
     return dx.reshape(batch, rows * s, columns * z, groups * c)[:, : x.shape[1], : x.shape[2]]
@@ -208,6 +241,16 @@ def _transposed(x: Array, split: tuple[int, ...], axes: tuple[int, ...], shape: 
         return transpose(x)
     with set_xla_metadata(inlineable="false"):
         return jax.jit(placed, inline=False)(x)
+
+
+def _kernel_gradient_on_cpu(
+    kernel: tuple[int, ...], stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, dy: Array
+) -> Array:
+    """`_kernel_gradient`, natively where that pays; there a vector is of inputs as well, of which three are too few."""
+    plain = functools.partial(_kernel_gradient, kernel, stride, padding, dilation, groups)
+    if kernel[2] < 8 or not _pays_natively(groups, x, kernel):
+        return plain(x, dy)
+    return _differentiated_as(plain, functools.partial(native.kernel_gradient, kernel, stride, padding, dilation))(x, dy)
 
 
 def _kernel_gradient(

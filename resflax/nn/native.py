@@ -1,0 +1,110 @@
+"""Convolutions of XLA:CPU's training steps in C (`native.c`), where the machine has a C compiler; what they compute is lax's.
+
+XLA:CPU leaves convolutions to Eigen, whose gradients of kernels take three times as long as they need with few channels. The
+file is compiled for the machine's own processor when a program first wants it, a fifth of a second, and kept in the user's
+cache. `CC` names another compiler, and `CC=false` none: then, as where there is no compiler, XLA's own are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import operator
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from resflax.files import cache_folder
+from resflax.types import Array
+
+Pair = tuple[int, int]
+VECTOR = 16  # features are a multiple of it
+_SOURCE = Path(__file__).with_suffix(".c")
+_FUNCTIONS = ("resflax_convolution", "resflax_kernel_gradient")
+_PARTS = 16  # of a batch: so many cores share a kernel's gradient. Always the same, for the same bits on every machine.
+
+
+@functools.cache
+def is_available() -> bool:
+    """Whether XLA:CPU knows the functions of `native.c`, which are compiled if they were not before."""
+    if sys.platform != "linux":
+        return False
+    try:
+        library = ctypes.CDLL(str(_compiled()))
+    except (OSError, ValueError, subprocess.SubprocessError):  # no compiler, one that refuses, or no place for what it makes
+        return False
+    for name in _FUNCTIONS:
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+    return True
+
+
+def _compiled() -> Path:
+    """The shared library; its name is made of all that it depends on."""
+    command = [*shlex.split(os.environ.get("CC", "cc")), "-O2", "-march=native", "-std=gnu11", "-shared", "-fPIC"]
+    headers = Path(jax.ffi.include_dir())
+    inputs = (_SOURCE.read_bytes(), (headers / "xla/ffi/api/c_api.h").read_bytes(), shlex.join(command), _processor())
+    key = hashlib.sha256("\n".join(map(repr, inputs)).encode()).hexdigest()[:16]
+    library = cache_folder() / "native" / f"{key}.so"
+    if not library.exists():
+        library.parent.mkdir(parents=True, exist_ok=True)
+        temporary = library.with_suffix(f".tmp{os.getpid()}")
+        try:
+            subprocess.run(
+                [*command, f"-I{headers}", str(_SOURCE), "-o", str(temporary)], check=True, capture_output=True, timeout=60
+            )
+            os.replace(temporary, library)  # another process sees all of it, or nothing
+        finally:
+            temporary.unlink(missing_ok=True)
+    return library
+
+
+def _processor() -> str:
+    """What `-march=native` depends on: a cache may be shared by machines."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name", "CPU part"))}))
+    return platform.processor()
+
+
+def convolution(x: Array, kernel: Array, *, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair) -> Array:
+    """Two-dimensional cross-correlation, if `is_available()`.
+
+    Args:
+      x: float32[B, H, W, C].
+      kernel: float32[h, w, C, F], F a multiple of `VECTOR`.
+      stride: step between outputs.
+      padding: zeros before and after each spatial axis.
+      dilation: step between the taps of the kernel.
+
+    Returns:
+      float32[B, H', W', F].
+    """
+    rows, columns = (
+        (x.shape[1 + axis] + sum(padding[axis]) - (kernel.shape[axis] - 1) * dilation[axis] - 1) // stride[axis] + 1
+        for axis in (0, 1)
+    )
+    result = jax.ShapeDtypeStruct((x.shape[0], rows, columns, kernel.shape[3]), x.dtype)
+    call = jax.ffi.ffi_call(_FUNCTIONS[0], result, vmap_method="broadcast_all")
+    return call(x, kernel, options=_options(stride, padding, dilation))
+
+
+def kernel_gradient(
+    kernel: tuple[int, ...], stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, x: Array, dy: Array
+) -> Array:
+    """dL/dkernel float32[h, w, C, F], the shape `kernel`, of `convolution` for dy = dL/dy float32[B, H', W', F]."""
+    result = jax.ShapeDtypeStruct((min(_PARTS, x.shape[0]), *kernel), x.dtype)
+    call = jax.ffi.ffi_call(_FUNCTIONS[1], result, vmap_method="broadcast_all")
+    parts = call(x, dy, options=_options(stride, padding, dilation))
+    return functools.reduce(operator.add, parts)  # XLA:CPU takes as long for jnp.sum as for all the rest
+
+
+def _options(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair) -> np.ndarray:
+    return np.array([*stride, padding[0][0], padding[1][0], *dilation], np.int64)

@@ -1,0 +1,242 @@
+"""Convolutions in C: what they compute, for every shape and every kind of vector, and where they are used."""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from resflax.nn import convolution, native
+from resflax.nn.conv import _pays_natively
+
+CASES = [
+    # taps, stride, padding, dilation, size, channels, features, batch
+    ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (8, 8), 16, 16, 17),
+    ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (9, 19), 21, 48, 3),
+    ((3, 3), (2, 2), ((1, 1), (1, 1)), (1, 1), (9, 8), 20, 32, 4),
+    ((7, 7), (2, 2), ((3, 3), (3, 3)), (1, 1), (23, 41), 3, 16, 2),
+    ((3, 3), (1, 1), ((2, 2), (2, 2)), (2, 2), (11, 10), 5, 80, 2),
+    ((2, 5), (3, 2), ((0, 2), (1, 3)), (2, 1), (12, 13), 8, 16, 1),
+    ((3, 3), (1, 1), ((-1, 0), (0, -2)), (1, 1), (9, 10), 4, 32, 2),
+    ((3, 3), (1, 1), ((-2, 1), (-3, 2)), (1, 2), (9, 12), 17, 16, 2),
+    ((3, 3), (1, 1), ((4, 4), (5, 5)), (1, 1), (2, 1), 3, 16, 2),  # outputs that see nothing but zeros
+    ((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (5, 7), 33, 64, 2),
+    ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (90, 130), 16, 16, 1),  # several blocks of an image
+    ((3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), (33, 301), 24, 16, 2),
+]
+
+
+def drawn(case):
+    """Arguments, in float64: images, kernel, gradient of the outputs, and lax's options."""
+    taps, size, channels, features, batch = case[0], *case[4:]
+    rng = np.random.default_rng(features + channels)
+    x, kernel = rng.normal(size=(batch, *size, channels)), rng.normal(size=(*taps, channels, features))
+    outputs = jax.eval_shape(
+        functools.partial(by_lax, case), *(jax.ShapeDtypeStruct(one.shape, jnp.float32) for one in (x, kernel))
+    )
+    return x, kernel, rng.normal(size=outputs.shape)
+
+
+def by_lax(case, x, kernel):
+    _, stride, padding, dilation = case[:4]
+    return lax.conv_general_dilated(
+        x, kernel, stride, padding, rhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+    )
+
+
+def natively(case, x, kernel):
+    return native.convolution(x, kernel, stride=case[1], padding=case[2], dilation=case[3])
+
+
+def gradient(case, x, dy):
+    return native.kernel_gradient((*case[0], case[5], case[6]), *case[1:4], x, dy)
+
+
+def check(case):
+    """Against lax in float64. An error of float32 is one of the sum of the products' sizes."""
+    with jax.enable_x64(True):
+        x, kernel, dy = drawn(case)
+        y, pull = jax.vjp(functools.partial(by_lax, case), jnp.asarray(x), jnp.asarray(kernel))
+        sizes, pull_sizes = jax.vjp(functools.partial(by_lax, case), jnp.abs(x), jnp.abs(kernel))
+        expected, scale = np.asarray(pull(jnp.asarray(dy))[1]), np.asarray(pull_sizes(jnp.abs(dy))[1])
+    single = [jnp.asarray(one, jnp.float32) for one in (x, kernel, dy)]
+    ours = np.asarray(jax.jit(functools.partial(natively, case))(single[0], single[1]))
+    assert ours.dtype == np.float32
+    assert np.max(np.abs(ours - np.asarray(y)) - 1e-6 * np.asarray(sizes)) <= 1e-12
+    ours = np.asarray(jax.jit(functools.partial(gradient, case))(single[0], single[2]))
+    assert np.max(np.abs(ours - expected) - 1e-6 * scale) <= 1e-12
+
+
+@pytest.fixture(autouse=True)
+def compiled():
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    assert native.is_available()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_lax_in_double_precision(case):
+    check(case)
+
+
+@pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx", "-Wall -Wextra -Wno-psabi -Werror"])
+def test_every_kind_of_vector(flags, one_device_environment, tmp_path):
+    """Tiles of 16, 8 and 4 lanes, in a process of its own on one device; and the compiler has nothing to say."""
+    program = "from tests.nn.test_native import CASES, check, native; assert native.is_available(); [*map(check, CASES)]"
+    environment = {**one_device_environment, "CC": f"cc {flags}", "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
+    assert len(list((tmp_path / "resflax" / "native").iterdir())) == 1
+
+
+def test_batches_of_layers():
+    """`jax.vmap`, nested, over both arguments or one."""
+    case = CASES[0]
+    rng = np.random.default_rng(0)
+    x, kernels = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 2, 4, 8, 8, 16), (3, 2, 3, 3, 16, 16)))
+    one = functools.partial(natively, case)
+    both = jax.vmap(jax.vmap(one))(x, kernels)
+    for i, j in np.ndindex(3, 2):
+        np.testing.assert_array_equal(both[i, j], one(x[i, j], kernels[i, j]))
+    same = jax.vmap(one, (None, 0))(x[0, 0], kernels[0])
+    np.testing.assert_array_equal(same[1], one(x[0, 0], kernels[0, 1]))
+    dy = both
+    gradients = jax.vmap(jax.vmap(functools.partial(gradient, case)))(x, dy)
+    np.testing.assert_array_equal(gradients[2, 1], gradient(case, x[2, 1], dy[2, 1]))
+
+
+DIGEST = """
+import functools, hashlib, jax, jax.numpy as jnp, numpy as np
+from tests.nn.test_native import CASES, drawn, gradient, native, natively
+assert native.is_available()
+for case in CASES:
+    x, kernel, dy = (jnp.asarray(one, jnp.float32) for one in drawn(case))
+    for result in (natively(case, x, kernel), gradient(case, x, dy)):
+        print(hashlib.sha256(np.asarray(result).tobytes()).hexdigest())
+"""
+
+
+def test_any_number_of_threads_gives_the_same_bits(one_device_environment):
+    def digests(cores):
+        start = f"import os; os.sched_setaffinity(0, {cores})\n"
+        child = subprocess.run(
+            [sys.executable, "-c", start + DIGEST],
+            env=one_device_environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return child.stdout.split()
+
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("one core alone")
+    alone = digests({min(cores)})
+    assert len(alone) == 2 * len(CASES)
+    assert digests(cores) == alone
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+OPTIONS = {"padding": ((1, 1), (1, 1))}
+
+
+def lowered(x, kernel, platform="cpu", **options):
+    def both(x, kernel):
+        y, pull = jax.vjp(lambda x, kernel: convolution(x, kernel, **{**OPTIONS, **options}), x, kernel)
+        return pull(y)
+
+    return jax.jit(both).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_a_training_step_on_one_cpu_uses_them(one_device):
+    text = lowered(jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 32)))
+    assert [text.count(f"@{name}(") for name in ("resflax_convolution", "resflax_kernel_gradient")] == [2, 1]
+    assert "stablehlo.convolution" not in text
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "options"),
+    [
+        (jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 32)), {"platform": "cuda"}),
+        (jnp.ones((2, 8, 8, 16), jnp.bfloat16), jnp.ones((3, 3, 16, 32), jnp.bfloat16), {}),
+        (jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 8, 32)), {"groups": 2}),
+        (jnp.ones((2, 8, 8, 8)), jnp.ones((3, 3, 8, 24)), {}),  # not whole vectors
+        (jnp.ones((2, 4, 4, 192)), jnp.ones((3, 3, 192, 192)), {}),  # beyond a core's cache
+        (jnp.ones((2, 8, 8, 16)), jnp.ones((1, 1, 16, 32)), {"padding": ((0, 0), (0, 0))}),  # a product
+    ],
+)
+def test_everything_else_is_left_to_xla(one_device, x, kernel, options):
+    assert "resflax_" not in lowered(x, kernel, **options)
+
+
+def test_several_devices_and_programs_without_gradients_are_left_to_xla(monkeypatch):
+    x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 32))
+    assert jax.device_count() > 1
+    assert "resflax_" not in lowered(x, kernel)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert _pays_natively(1, x, kernel.shape)
+    forward = jax.jit(lambda x, kernel: convolution(x, kernel, **OPTIONS)).lower(x, kernel).as_text()
+    assert "resflax_" not in forward  # which can be exported
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_first_and_second_derivatives_equal_those_of_lax(one_device, stride):
+    rng = np.random.default_rng(stride)
+    x, kernel = (
+        jnp.asarray(rng.normal(size=(3, 9, 9, 16)), jnp.float32),
+        jnp.asarray(rng.normal(size=(3, 3, 16, 16)), jnp.float32),
+    )
+
+    def loss(form, x, kernel):
+        return jnp.mean(jnp.sin(convolution(x, kernel, stride=(stride, stride), **OPTIONS, gradient=form)))
+
+    def size_of_gradient(form, x, kernel):
+        return sum(jnp.sum(one**2) for one in jax.grad(functools.partial(loss, form), (0, 1))(x, kernel))
+
+    for function in (loss, size_of_gradient):
+        ours, theirs = (
+            jax.jit(jax.grad(functools.partial(function, form), (0, 1)))(x, kernel) for form in ("canonical", "lax")
+        )
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6 * float(jnp.max(jnp.abs(other))))
+
+
+@pytest.mark.parametrize("compiler", ["false", "no-such-compiler", "", "'", "cc --no-such-option", "sh -c 'exit 0'"])
+def test_without_a_compiler_steps_are_xlas(compiler, one_device_environment, tmp_path):
+    program = """
+import jax, jax.numpy as jnp
+from resflax.nn import convolution, native
+loss = lambda kernel: convolution(jnp.ones((2, 4, 4, 16)), kernel).sum()
+print(native.is_available(), jax.grad(loss)(jnp.ones((3, 3, 16, 16))).sum())
+"""
+    environment = {**one_device_environment, "CC": compiler, "XDG_CACHE_HOME": str(tmp_path)}
+    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert child.stdout.split() == ["False", str(2 * 4 * 9 * 16 * 16.0)]
+    assert not [one for one in tmp_path.rglob("*") if one.is_file()]  # nothing half made
+
+
+def test_a_library_is_compiled_once_for_each_compiler_and_processor(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = native._compiled()
+    made = first.stat().st_mtime_ns
+    assert native._compiled() == first
+    assert first.stat().st_mtime_ns == made
+    monkeypatch.setattr(native, "_processor", lambda: "another")
+    assert native._compiled() != first
+    monkeypatch.setenv("CC", "cc -DANOTHER")
+    assert len({first, native._compiled()}) == 2
+
+
+def test_where_nothing_can_be_kept_steps_are_xlas(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert native.is_available.__wrapped__() is False
