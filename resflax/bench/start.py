@@ -50,10 +50,10 @@ class Launch:
 
     module: str
     arguments: Sequence[str]
-    cache: Path | None  # of compiled programs; None: none
+    cache: Path | None  # of compiled programs and what else is kept between runs; None: none
 
     def environment(self) -> dict[str, str]:
-        """Ours, but for the compilation cache, and for the huge pages that a program asks for itself."""
+        """Ours, but for the caches, and for the huge pages that a program asks for itself."""
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -65,6 +65,7 @@ class Launch:
             return {**environment, "JAX_ENABLE_COMPILATION_CACHE": "false"}
         return {
             **environment,
+            "XDG_CACHE_HOME": str(self.cache / "home"),  # our functions in C
             "JAX_COMPILATION_CACHE_DIR": str(self.cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
