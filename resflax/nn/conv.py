@@ -124,17 +124,8 @@ def _on_cpu(
 def _pays_natively(groups: int, x: Array, kernel: tuple[int, ...]) -> bool:
     """Whether `resflax.nn.native` can be had, and was found to be faster: for kernels that a core's cache holds."""
     height, width, _, features = kernel
-    is_fit = height * width > 1 and features % native.VECTOR == 0 and math.prod(kernel) <= 2**18
-    is_plain = groups == 1 and x.dtype == jnp.float32 and x.size > 0
-    # The partitioner does not see through them.
-    return is_fit and is_plain and jax.default_backend() == "cpu" and jax.device_count() == 1 and native.is_available()
-
-
-def _differentiated_as(plain: Callable[[Array, Array], Array], form: Callable[[Array, Array], Array]) -> Callable:
-    """`form`, whose own gradient, for second derivatives, is that of `plain`."""
-    function = jax.custom_vjp(form)
-    function.defvjp(lambda *arguments: (form(*arguments), arguments), lambda saved, dy: jax.vjp(plain, *saved)[1](dy))
-    return function
+    is_fit = groups == 1 and height * width > 1 and features % native.VECTOR == 0 and math.prod(kernel) <= 2**18
+    return is_fit and native.is_usable(x)
 
 
 def _in_training_on_cpu(
@@ -145,7 +136,9 @@ def _in_training_on_cpu(
     plain = _on_cpu(*options, x, kernel) or functools.partial(_forward, *options)
     if not _pays_natively(groups, x, kernel.shape):
         return plain
-    return _differentiated_as(plain, functools.partial(native.convolution, stride=stride, padding=padding, dilation=dilation))
+    return native.differentiated_as(
+        plain, functools.partial(native.convolution, stride=stride, padding=padding, dilation=dilation)
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -250,7 +243,7 @@ def _kernel_gradient_on_cpu(
     plain = functools.partial(_kernel_gradient, kernel, stride, padding, dilation, groups)
     if kernel[2] < 8 or not _pays_natively(groups, x, kernel):
         return plain(x, dy)
-    return _differentiated_as(plain, functools.partial(native.kernel_gradient, kernel, stride, padding, dilation))(x, dy)
+    return native.differentiated_as(plain, functools.partial(native.kernel_gradient, kernel, stride, padding, dilation))(x, dy)
 
 
 def _kernel_gradient(

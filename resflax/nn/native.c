@@ -1,13 +1,12 @@
-/* Convolutions and the gradients of their kernels for XLA:CPU: float32, images [B, H, W, C], kernels [h, w, C, F].
+/* Convolutions, the gradients of their kernels, and sums for normalisation, for XLA:CPU in float32, channels last.
 
-   Eigen, which XLA:CPU has for them, copies the window of every output before it multiplies, and for a kernel's gradient wants
-   both arguments transposed. Here a tile of results stays in vector registers, and products of one number of an image with a
-   vector of features are added to it, read where they lie: an 8 by 2 tile of vectors is 16 independent sums, enough to hide
-   how long an addition takes.
+   Eigen, which XLA:CPU has for convolutions, copies the window of every output before it multiplies, and for a kernel's gradient
+   wants both arguments transposed. Here a tile of results stays in vector registers, and products of one number of an image with
+   a vector of features are added to it, read where they lie: an 8 by 2 tile of vectors is 16 independent sums, enough to hide
+   how long an addition takes. Sums for normalisation read their arguments once, where XLA:CPU first writes what is to be summed.
 
-   XLA calls the two functions at the end, through its FFI (xla/ffi/api/c_api.h); resflax/nn/native.py compiles and calls them.
-   The attribute of both is int64[6]: stride, padding before, and dilation, each of rows and columns. Leading dimensions beyond
-   those above are sets, each with a kernel of its own (jax.vmap). F is a multiple of 16. */
+   XLA calls the functions at the end, through its FFI (xla/ffi/api/c_api.h); resflax/nn/native.py compiles and calls them.
+   Their last dimension is a multiple of 16. */
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -34,13 +33,14 @@ typedef struct Call Call;
 struct Call {
   void (*unit)(const Call *call, int64_t n, float *scratch); /* computes the n-th of `units` independent parts of the result */
   int64_t units, scratch;                                    /* scratch: floats of a worker's own */
-  const float *x, *second;                                   /* images; kernel, or gradient of the outputs */
+  const float *x, *second, *third;                           /* the arguments */
   float *result;
   int64_t sets, batch, height, width, channels;                          /* of the images */
   int64_t rows, columns, features;                                       /* of the outputs */
   int64_t taps[2], stride[2], padding[2], dilation[2];                   /* of rows and columns */
   int64_t block, blocks;                                                 /* rows of outputs in a unit, units in an image */
-  int64_t parts;                                                         /* of the batch, each with sums of its own */
+  int64_t parts;                                                         /* of a batch, each with sums of its own */
+  int64_t places;                                                        /* of a part, vectors of `channels` numbers */
   const XLA_FFI_Api *api;
   XLA_FFI_Future *future; /* NULL: nobody waits */
   atomic_llong next, started, working;
@@ -187,7 +187,75 @@ static void kernel_unit(const Call *call, int64_t n, float *scratch) {
   (void)scratch;
 }
 
-/* ---- What both share: units are handed to XLA's threads. */
+/* ---- Normalisation. A unit is a part of a group's places, in blocks that stay in the nearest cache. */
+
+enum { BLOCK = 16 * 1024 / sizeof(float) };
+enum Kind { VALUES, SQUARES, PRODUCTS };
+
+/* Sums of x; of (x - mean)^2; or of dy, and of dy (x - mean). Four of each, for additions that do not wait for one another. */
+static inline __attribute__((always_inline)) void sum_block(const enum Kind kind, const float *x, const float *dy, Vector mean,
+                                                            int64_t count, int64_t channels, Vector *first, Vector *second) {
+  Vector a[4] = {0}, b[4] = {0};
+  for (int64_t place = 0; place < count; place += 4)
+#pragma GCC unroll 4
+    for (int n = 0; n < 4; n++) {
+      if (place + n >= count) break;
+      const Vector value = *(const Vector *)(x + (place + n) * channels);
+      if (kind == VALUES) a[n] += value;
+      if (kind == SQUARES) a[n] += (value - mean) * (value - mean);
+      if (kind == PRODUCTS) {
+        const Vector gradient = *(const Vector *)(dy + (place + n) * channels);
+        a[n] += gradient;
+        b[n] += gradient * (value - mean);
+      }
+    }
+  *first = (a[0] + a[1]) + (a[2] + a[3]);
+  *second = (b[0] + b[1]) + (b[2] + b[3]);
+}
+
+/* Mean, and sum of squares about it, of each channel: blocks by two passes, joined as Chan et al. 1983, Eq. 2.1. */
+static void moments_unit(const Call *call, int64_t n, float *scratch) {
+  const int64_t channels = call->channels, block = most(1, BLOCK / channels);
+  const float *x = call->x + n * call->places * channels;
+  float *means = call->result + n * 2 * channels, *squares = means + channels;
+  memset(means, 0, 2 * channels * sizeof(float));
+  for (int64_t seen = 0, count; seen < call->places; seen += count) {
+    count = least(block, call->places - seen);
+    const float share = (float)count / (float)(seen + count);
+    for (int64_t c = 0; c < channels; c += LANES) {
+      const float *from = x + seen * channels + c;
+      Vector total, square, unused;
+      sum_block(VALUES, from, NULL, (Vector){0}, count, channels, &total, &unused);
+      const Vector mean = total / (float)count;
+      sum_block(SQUARES, from, NULL, mean, count, channels, &square, &unused);
+      const Vector apart = mean - *(Vector *)(means + c);
+      *(Vector *)(means + c) += apart * share;
+      *(Vector *)(squares + c) += square + apart * apart * (share * (float)seen);
+    }
+  }
+  (void)scratch;
+}
+
+static void sums_unit(const Call *call, int64_t n, float *scratch) {
+  const int64_t channels = call->channels, block = most(1, BLOCK / channels);
+  const float *x = call->x + n * call->places * channels, *dy = call->second + n * call->places * channels;
+  const float *means = call->third + n / call->parts * channels;
+  float *sums = call->result + n * 2 * channels, *products = sums + channels;
+  memset(sums, 0, 2 * channels * sizeof(float));
+  for (int64_t seen = 0, count; seen < call->places; seen += count) {
+    count = least(block, call->places - seen);
+    for (int64_t c = 0; c < channels; c += LANES) {
+      const int64_t at = seen * channels + c;
+      Vector sum, product;
+      sum_block(PRODUCTS, x + at, dy + at, *(const Vector *)(means + c), count, channels, &sum, &product);
+      *(Vector *)(sums + c) += sum;
+      *(Vector *)(products + c) += product;
+    }
+  }
+  (void)scratch;
+}
+
+/* ---- What all share: units are handed to XLA's threads. */
 
 /* One worker. A future tells XLA when the last of them is done, so no thread of its pool waits for another. */
 static void work(void *data) {
@@ -264,7 +332,8 @@ static Call described(XLA_FFI_CallFrame *frame, const int64_t *outputs, const in
   return call;
 }
 
-/* x [..., B, H, W, C] and a kernel [..., h, w, C, F] to outputs [..., B, H', W', F]. */
+/* x [..., B, H, W, C] and a kernel [..., h, w, C, F] to outputs [..., B, H', W', F], each set with a kernel of its own
+   (jax.vmap). The attribute is int64[6]: stride, padding before, and dilation, each of rows and columns. */
 XLA_FFI_Error *resflax_convolution(XLA_FFI_CallFrame *frame) {
   if (is_question(frame)) return NULL;
   const XLA_FFI_Buffer *kernel = frame->args.args[1], *result = frame->rets.rets[0];
@@ -279,7 +348,8 @@ XLA_FFI_Error *resflax_convolution(XLA_FFI_CallFrame *frame) {
   return run(frame, call, threads);
 }
 
-/* x [..., B, H, W, C] and dy [..., B, H', W', F] to gradients [..., parts, h, w, C, F], of which the kernel's is the sum. */
+/* x [..., B, H, W, C] and dy [..., B, H', W', F] to gradients [..., parts, h, w, C, F], of which the kernel's is the sum;
+   the attribute as above. */
 XLA_FFI_Error *resflax_kernel_gradient(XLA_FFI_CallFrame *frame) {
   if (is_question(frame)) return NULL;
   const XLA_FFI_Buffer *dy = frame->args.args[1], *result = frame->rets.rets[0];
@@ -289,4 +359,28 @@ XLA_FFI_Error *resflax_kernel_gradient(XLA_FFI_CallFrame *frame) {
   call.units = call.sets * call.parts;
   call.unit = kernel_unit;
   return run(frame, call, pool_size(frame));
+}
+
+static XLA_FFI_Error *run_over_places(XLA_FFI_CallFrame *frame, void (*unit)(const Call *, int64_t, float *)) {
+  const XLA_FFI_Buffer *x = frame->args.args[0], *result = frame->rets.rets[0];
+  Call call = {.x = x->data, .result = result->data, .unit = unit, .channels = x->dims[x->rank - 1], .api = frame->api};
+  call.parts = result->dims[result->rank - 3];
+  call.places = x->dims[x->rank - 2] / call.parts;
+  call.units = call.parts;
+  for (int64_t axis = 0; axis < x->rank - 2; axis++) call.units *= x->dims[axis];
+  if (frame->args.size == 3) {
+    call.second = ((const XLA_FFI_Buffer *)frame->args.args[1])->data;
+    call.third = ((const XLA_FFI_Buffer *)frame->args.args[2])->data;
+  }
+  return run(frame, call, pool_size(frame));
+}
+
+/* x [..., M, C] to mean and sum of squares about it of each part of the M places, [..., parts, 2, C]. */
+XLA_FFI_Error *resflax_moments(XLA_FFI_CallFrame *frame) {
+  return is_question(frame) ? NULL : run_over_places(frame, moments_unit);
+}
+
+/* x and dy [..., M, C] and a mean [..., 1, C] to the sums of dy and of dy (x - mean), [..., parts, 2, C]. */
+XLA_FFI_Error *resflax_sums(XLA_FFI_CallFrame *frame) {
+  return is_question(frame) ? NULL : run_over_places(frame, sums_unit);
 }

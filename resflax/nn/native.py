@@ -1,8 +1,9 @@
-"""Convolutions of XLA:CPU's training steps in C (`native.c`), where the machine has a C compiler; what they compute is lax's.
+"""Convolutions and sums of XLA:CPU's training steps in C (`native.c`), where the machine has a C compiler.
 
-XLA:CPU leaves convolutions to Eigen, whose gradients of kernels take three times as long as they need with few channels. The
-file is compiled for the machine's own processor when a program first wants it, a fifth of a second, and kept in the user's
-cache. `CC` names another compiler, and `CC=false` none: then, as where there is no compiler, XLA's own are used.
+XLA:CPU leaves convolutions to Eigen, whose gradients of kernels take three times as long as they need with few channels, and
+writes to memory what it is to sum. The file is compiled for the machine's own processor when a program first wants it, a fifth
+of a second, and kept in the user's cache. `CC` names another compiler, and `CC=false` none: then, as where there is no
+compiler, XLA's own are used.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import math
 import operator
 import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,10 +30,12 @@ from resflax.files import cache_folder
 from resflax.types import Array
 
 Pair = tuple[int, int]
-VECTOR = 16  # features are a multiple of it
+VECTOR = 16  # features, or the channels that are normalised, are a multiple of it
 _SOURCE = Path(__file__).with_suffix(".c")
-_FUNCTIONS = ("resflax_convolution", "resflax_kernel_gradient")
-_PARTS = 16  # of a batch: so many cores share a kernel's gradient. Always the same, for the same bits on every machine.
+_CONVOLUTION, _KERNEL_GRADIENT, _MOMENTS, _SUMS = _FUNCTIONS = (
+    "resflax_convolution", "resflax_kernel_gradient", "resflax_moments", "resflax_sums",
+)  # fmt: skip
+_PARTS = 16  # of a batch: so many cores share a sum. Always the same, for the same bits on every machine.
 
 
 @functools.cache
@@ -74,8 +80,24 @@ def _processor() -> str:
     return platform.processor()
 
 
+def is_usable(*arrays: Array) -> bool:
+    """Whether programs can have these functions of `arrays`: float32 and not empty, on one CPU that has them.
+
+    The partitioner does not see through them, so with several devices they are left alone.
+    """
+    fit = all(array.dtype == np.float32 and array.size for array in arrays)
+    return fit and jax.default_backend() == "cpu" and jax.device_count() == 1 and is_available()
+
+
+def differentiated_as(plain: Callable[..., Any], form: Callable[..., Any]) -> Callable[..., Any]:
+    """`form`, whose own gradient, for second derivatives, is that of `plain`; JAX cannot differentiate what is in C."""
+    function = jax.custom_vjp(form)
+    function.defvjp(lambda *arguments: (form(*arguments), arguments), lambda saved, dy: jax.vjp(plain, *saved)[1](dy))
+    return function
+
+
 def convolution(x: Array, kernel: Array, *, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair) -> Array:
-    """Two-dimensional cross-correlation, if `is_available()`.
+    """Two-dimensional cross-correlation, if `is_available()`, as all below.
 
     Args:
       x: float32[B, H, W, C].
@@ -92,7 +114,7 @@ def convolution(x: Array, kernel: Array, *, stride: Pair, padding: tuple[Pair, P
         for axis in (0, 1)
     )
     result = jax.ShapeDtypeStruct((x.shape[0], rows, columns, kernel.shape[3]), x.dtype)
-    call = jax.ffi.ffi_call(_FUNCTIONS[0], result, vmap_method="broadcast_all")
+    call = jax.ffi.ffi_call(_CONVOLUTION, result, vmap_method="broadcast_all")
     return call(x, kernel, options=_options(stride, padding, dilation))
 
 
@@ -101,9 +123,46 @@ def kernel_gradient(
 ) -> Array:
     """dL/dkernel float32[h, w, C, F], the shape `kernel`, of `convolution` for dy = dL/dy float32[B, H', W', F]."""
     result = jax.ShapeDtypeStruct((min(_PARTS, x.shape[0]), *kernel), x.dtype)
-    call = jax.ffi.ffi_call(_FUNCTIONS[1], result, vmap_method="broadcast_all")
-    parts = call(x, dy, options=_options(stride, padding, dilation))
-    return functools.reduce(operator.add, parts)  # XLA:CPU takes as long for jnp.sum as for all the rest
+    call = jax.ffi.ffi_call(_KERNEL_GRADIENT, result, vmap_method="broadcast_all")
+    return _sum_of_parts(call(x, dy, options=_options(stride, padding, dilation)))
+
+
+def moments(x: Array) -> tuple[Array, Array]:
+    """Mean and biased variance float32[G, 1, ..., C] of x float32[G, N, ..., C], in one pass without cancellation."""
+    count = math.prod(x.shape[1:-1])
+    parts = _parts_of_places(_MOMENTS, x)
+    means, squares = parts[:, :, 0], parts[:, :, 1]  # [parts, G, C]
+    mean = _sum_of_parts(means) / _PARTS
+    var = (_sum_of_parts(squares) + count / _PARTS * _sum_of_parts((means - mean) ** 2)) / count
+    return _kept(mean, x), _kept(var, x)
+
+
+def sums(x: Array, dy: Array, mean: Array) -> tuple[Array, Array]:
+    """The sums of dy and of dy (x - mean), float32[G, 1, ..., C] as `mean`, for x and dy float32[G, N, ..., C]."""
+    total = _sum_of_parts(_parts_of_places(_SUMS, x, dy, mean))
+    return _kept(total[:, 0], x), _kept(total[:, 1], x)
+
+
+def is_summable(x: Array, *others: Array) -> bool:
+    """Whether `moments` and `sums` can be had for x float32[G, N, ..., C]: whole vectors, and parts of the same size."""
+    return math.prod(x.shape[1:-1]) % _PARTS == 0 and x.shape[-1] % VECTOR == 0 and is_usable(x, *others)
+
+
+def _parts_of_places(function: str, x: Array, *others: Array) -> Array:
+    """float32[parts, G, 2, C]"""
+    groups, channels = x.shape[0], x.shape[-1]
+    result = jax.ShapeDtypeStruct((groups, _PARTS, 2, channels), x.dtype)
+    call = jax.ffi.ffi_call(function, result, vmap_method="broadcast_all")
+    return call(*(array.reshape(groups, -1, channels) for array in (x, *others))).swapaxes(0, 1)
+
+
+def _kept(statistic: Array, x: Array) -> Array:
+    """[G, C] as [G, 1, ..., C], which goes with `x`."""
+    return statistic.reshape(x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+
+
+def _sum_of_parts(parts: Array) -> Array:
+    return functools.reduce(operator.add, parts)  # XLA:CPU may take as long for jnp.sum as for all the rest
 
 
 def _options(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Convolutions in C: what they compute, for every shape and every kind of vector, and where they are used."""
+"""Convolutions and sums in C: what they compute, for every shape and every kind of vector, and where they are used."""
 
 import functools
 import os
@@ -14,6 +14,7 @@ from jax import lax
 
 from resflax.nn import convolution, native
 from resflax.nn.conv import _pays_natively
+from resflax.nn.normalise import normalise
 
 CASES = [
     # taps, stride, padding, dilation, size, channels, features, batch
@@ -58,6 +59,31 @@ def gradient(case, x, dy):
     return native.kernel_gradient((*case[0], case[5], case[6]), *case[1:4], x, dy)
 
 
+PLACES = [(2, 4, 6, 10, 16), (1, 16, 3, 3, 48), (3, 16, 32), (1, 64, 19, 13, 80), (2, 16, 1, 1, 5008)]  # [G, N, ..., C]
+
+
+def drawn_places(shape):
+    """Numbers far from zero, and their gradients, in float64."""
+    rng = np.random.default_rng(shape[-1])
+    return rng.normal(100, 0.5, shape).astype(np.float32).astype(float), rng.normal(size=shape).astype(np.float32).astype(
+        float
+    )
+
+
+def check_sums(shape):
+    """Against NumPy in float64."""
+    x, dy = drawn_places(shape)
+    axes = tuple(range(1, len(shape) - 1))
+    mean, var = (np.asarray(one) for one in jax.jit(native.moments)(jnp.asarray(x, jnp.float32)))
+    assert mean.shape == var.shape == (shape[0], *(1,) * len(axes), shape[-1])
+    np.testing.assert_allclose(mean, x.mean(axes, keepdims=True), rtol=3e-7)
+    np.testing.assert_allclose(var, x.var(axes, keepdims=True), rtol=1e-5)
+    of_dy, products = jax.jit(native.sums)(*(jnp.asarray(one, jnp.float32) for one in (x, dy, mean)))
+    for ours, terms in ((of_dy, dy), (products, dy * (x - mean))):
+        allowed = 1e-6 * np.abs(terms).sum(axes, keepdims=True)
+        assert np.all(np.abs(np.asarray(ours) - terms.sum(axes, keepdims=True)) <= allowed)
+
+
 def check(case):
     """Against lax in float64. An error of float32 is one of the sum of the products' sizes."""
     with jax.enable_x64(True):
@@ -85,10 +111,19 @@ def test_equals_lax_in_double_precision(case):
     check(case)
 
 
+@pytest.mark.parametrize("shape", PLACES)
+def test_sums_equal_numpys_in_double_precision(shape):
+    check_sums(shape)
+
+
 @pytest.mark.parametrize("flags", ["-mno-avx512f", "-mno-avx", "-Wall -Wextra -Wno-psabi -Werror"])
 def test_every_kind_of_vector(flags, one_device_environment, tmp_path):
     """Tiles of 16, 8 and 4 lanes, in a process of its own on one device; and the compiler has nothing to say."""
-    program = "from tests.nn.test_native import CASES, check, native; assert native.is_available(); [*map(check, CASES)]"
+    program = """
+from tests.nn.test_native import *
+assert native.is_available()
+[*map(check, CASES), *map(check_sums, PLACES)]
+"""
     environment = {**one_device_environment, "CC": f"cc {flags}", "XDG_CACHE_HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=300)
     assert len(list((tmp_path / "resflax" / "native").iterdir())) == 1
@@ -105,6 +140,13 @@ def test_batches_of_layers():
         np.testing.assert_array_equal(both[i, j], one(x[i, j], kernels[i, j]))
     same = jax.vmap(one, (None, 0))(x[0, 0], kernels[0])
     np.testing.assert_array_equal(same[1], one(x[0, 0], kernels[0, 1]))
+    means, variances = jax.vmap(native.moments)(both)  # the second dimension as groups
+    products = jax.vmap(native.sums)(both, x[..., :8, :8, :] * 3, means)
+    for i in range(3):
+        for ours, alone in zip((means, variances), native.moments(both[i]), strict=True):
+            np.testing.assert_array_equal(ours[i], alone)
+        for ours, alone in zip(products, native.sums(both[i], x[i] * 3, means[i]), strict=True):
+            np.testing.assert_array_equal(ours[i], alone)
     dy = both
     gradients = jax.vmap(jax.vmap(functools.partial(gradient, case)))(x, dy)
     np.testing.assert_array_equal(gradients[2, 1], gradient(case, x[2, 1], dy[2, 1]))
@@ -112,8 +154,13 @@ def test_batches_of_layers():
 
 DIGEST = """
 import functools, hashlib, jax, jax.numpy as jnp, numpy as np
-from tests.nn.test_native import CASES, drawn, gradient, native, natively
+from tests.nn.test_native import CASES, PLACES, drawn, drawn_places, gradient, native, natively
 assert native.is_available()
+for shape in PLACES:
+    x, dy = (jnp.asarray(one, jnp.float32) for one in drawn_places(shape))
+    mean, var = native.moments(x)
+    for result in (mean, var, *native.sums(x, dy, mean)):
+        print(hashlib.sha256(np.asarray(result).tobytes()).hexdigest())
 for case in CASES:
     x, kernel, dy = (jnp.asarray(one, jnp.float32) for one in drawn(case))
     for result in (natively(case, x, kernel), gradient(case, x, dy)):
@@ -137,7 +184,7 @@ def test_any_number_of_threads_gives_the_same_bits(one_device_environment):
     if len(cores) < 2:
         pytest.skip("one core alone")
     alone = digests({min(cores)})
-    assert len(alone) == 2 * len(CASES)
+    assert len(alone) == 2 * len(CASES) + 4 * len(PLACES)
     assert digests(cores) == alone
 
 
@@ -240,3 +287,63 @@ def test_where_nothing_can_be_kept_steps_are_xlas(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert native.is_available.__wrapped__() is False
+
+
+def normalised(shape, platform="cpu", dtype=jnp.float32, gradient="autodiff"):
+    """The text of a normalisation with its gradient."""
+
+    def both(x, scale, bias):
+        y, pull = jax.vjp(lambda *arguments: normalise(*arguments, 1e-5, gradient)[0], x, scale, bias)
+        return pull(y)
+
+    arguments = jnp.ones(shape, dtype), jnp.ones(shape[-1]), jnp.ones(shape[-1])
+    return jax.jit(both).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("gradient", ["autodiff", "closed_form"])
+def test_normalisation_on_one_cpu_uses_them(one_device, gradient):
+    text = normalised((2, 4, 8, 8, 16), gradient=gradient)
+    assert [text.count(f"@{name}(") for name in ("resflax_moments", "resflax_sums")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shape": (2, 4, 8, 8, 16), "platform": "cuda"},
+        {"shape": (2, 4, 8, 8, 16), "dtype": jnp.bfloat16},
+        {"shape": (2, 4, 8, 8, 24)},  # not whole vectors
+        {"shape": (2, 3, 7, 7, 16)},  # not 16 parts
+    ],
+)
+def test_other_normalisation_is_left_to_xla(one_device, options):
+    assert "resflax_" not in normalised(**options)
+
+
+def test_wider_parameters_are_left_to_xla(one_device):
+    """Then gradients are in float64 beside inputs in float32."""
+    with jax.enable_x64(True):
+        x, scale = jnp.ones((1, 16, 16), jnp.float32), jnp.ones(16, jnp.float64)
+        text = jax.jit(jax.grad(lambda x: normalise(x, scale, scale, 1e-5)[0].sum())).lower(x).as_text()
+    assert "resflax_sums" not in text
+
+
+def test_normalisation_and_its_derivatives_are_those_that_jax_derives(monkeypatch):
+    rng = np.random.default_rng(3)
+    x, weights = (jnp.asarray(rng.normal(size=(2, 4, 6, 6, 16)), jnp.float32) for _ in range(2))
+    scale, bias = (jnp.asarray(rng.uniform(0.5, 1.5, 16), jnp.float32) for _ in range(2))
+
+    def loss(x, scale, bias):
+        y, mean, var = normalise(x, scale, bias, 1e-3)
+        return jnp.sum(weights * jnp.sin(y)) + jnp.sum(mean * var)
+
+    def size_of_gradient(*arguments):
+        return sum(jnp.sum(one**2) for one in jax.grad(loss, (0, 1, 2))(*arguments))
+
+    def derivatives(devices):
+        monkeypatch.setattr(jax, "device_count", lambda: devices)
+        return [jax.jit(jax.value_and_grad(one, (0, 1, 2)))(x, scale, bias) for one in (loss, size_of_gradient)]
+
+    assert "resflax_" not in normalised(x.shape)
+    plain, ours = derivatives(8), derivatives(1)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5 * float(jnp.max(jnp.abs(other))))

@@ -99,10 +99,16 @@ def test_only_the_input_is_kept_for_the_gradient():
     assert "float32" in kept("autodiff")
 
 
-def test_statistics_carry_no_gradient():
-    x, scale, bias = example((1, 4, 2, 2, 3), "float32")
-    gradient = jax.grad(lambda x: sum(map(jnp.sum, normalise(x, scale, bias, 1e-5, "closed_form")[1:])))(x)
-    np.testing.assert_array_equal(gradient, 0)
+def test_statistics_carry_their_gradients():
+    x, scale, bias = example((2, 4, 2, 2, 3), "float32")
+    weights = jnp.asarray(np.random.default_rng(4).normal(size=(2, 2, 3)), jnp.float32)
+
+    def loss(gradient, x):
+        _, mean, var = normalise(x, scale, bias, 1e-5, gradient)
+        return jnp.sum(weights[0] * mean[:, 0, 0, 0] + weights[1] * var[:, 0, 0, 0] ** 2)
+
+    found, expected = (jax.grad(functools.partial(loss, gradient))(x) for gradient in ("closed_form", "autodiff"))
+    assert relative(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize("group", [None, 4])
