@@ -1,9 +1,10 @@
 /* Convolutions, the gradients of their kernels, and sums for normalisation, for XLA:CPU in float32, channels last.
 
-   Eigen, which XLA:CPU has for convolutions, copies the window of every output before it multiplies, and for a kernel's gradient
-   wants both arguments transposed. Here a tile of results stays in vector registers, and products of one number of an image with
-   a vector of features are added to it, read where they lie: an 8 by 2 tile of vectors is 16 independent sums, enough to hide
-   how long an addition takes. Sums for normalisation read their arguments once, where XLA:CPU first writes what is to be summed.
+   Eigen, which XLA:CPU has for convolutions, copies the window of every output before it multiplies, and for a kernel's
+   gradient wants both arguments transposed. Here a tile of results stays in vector registers, and products of one number of an
+   image with a vector of features are added to it, read where they lie: an 8 by 2 tile of vectors is 16 independent sums,
+   enough to hide how long an addition takes. Sums for normalisation read their arguments once, where XLA:CPU first writes what
+   is to be summed.
 
    XLA calls the functions at the end, through its FFI (xla/ffi/api/c_api.h); resflax/nn/native.py compiles and calls them.
    Their last dimension is a multiple of 16. */
@@ -25,22 +26,23 @@ enum { LANES = 4, REGISTERS = 32 };
 enum { LANES = 4, REGISTERS = 16 };
 #endif
 enum { LONG = REGISTERS / 2, WIDE = REGISTERS / 4 }; /* tiles: LONG by 1 vector, WIDE by 2 */
+enum { PARTS = 16 }; /* at most, of a batch: so many threads share a sum; always as many, for the same bits with any number */
 enum { CACHED = 128 * 1024 / sizeof(float) };        /* numbers that are read again and again, at home in a core's own cache */
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef struct Call Call;
 
 struct Call {
-  void (*unit)(const Call *call, int64_t n, float *scratch); /* computes the n-th of `units` independent parts of the result */
-  int64_t units, scratch;                                    /* scratch: floats of a worker's own */
+  void (*unit)(const Call *call, int64_t n, float *scratch); /* computes the n-th of `units`, which depend on nothing */
+  void (*finish)(const Call *call);                          /* makes the result of `partial`; NULL: units have written it */
+  int64_t units, scratch, partials;                          /* floats of a worker's own, and of all units together */
   const float *x, *second, *third;                           /* the arguments */
-  float *result;
+  float *result, *partial;
   int64_t sets, batch, height, width, channels;                          /* of the images */
   int64_t rows, columns, features;                                       /* of the outputs */
   int64_t taps[2], stride[2], padding[2], dilation[2];                   /* of rows and columns */
   int64_t block, blocks;                                                 /* rows of outputs in a unit, units in an image */
-  int64_t parts;                                                         /* of a batch, each with sums of its own */
-  int64_t places;                                                        /* of a part, vectors of `channels` numbers */
+  int64_t parts, places;                                                 /* of a set; places are vectors of channels */
   const XLA_FFI_Api *api;
   XLA_FFI_Future *future; /* NULL: nobody waits */
   atomic_llong next, started, working;
@@ -54,7 +56,7 @@ static int64_t reach(const Call *call, int axis, int64_t outputs) {
   return (outputs - 1) * call->stride[axis] + (call->taps[axis] - 1) * call->dilation[axis] + 1;
 }
 
-/* ---- Convolution. A unit is a block of rows of one image, copied with its padding so that no tap needs to ask for the edge. */
+/* ---- Convolution. A unit is a block of rows of one image, copied with its padding so that no tap asks for the edge. */
 
 static inline __attribute__((always_inline)) void outputs_tile(const int count, const int vectors, const Call *call,
                                                                int64_t width, const float *x, const float *kernel, float *y) {
@@ -84,7 +86,8 @@ static void copy_padded(const Call *call, const float *image, int64_t top, int64
   for (int64_t row = top; row < top + height; row++, padded += width * channels) {
     const int64_t used = row < 0 || row >= call->height ? 0 : copied;
     memset(padded, 0, before * channels * sizeof(float));
-    if (used) memcpy(padded + before * channels, image + (row * call->width + skipped) * channels, used * channels * sizeof(float));
+    const float *from = image + (row * call->width + skipped) * channels; /* not read where nothing is used */
+    if (used) memcpy(padded + before * channels, from, used * channels * sizeof(float));
     memset(padded + (before + used) * channels, 0, (width - before - used) * channels * sizeof(float));
   }
 }
@@ -117,7 +120,7 @@ static void outputs_unit(const Call *call, int64_t n, float *padded) {
   }
 }
 
-/* ---- Gradient of the kernel. A unit is a part of the batch, with sums of its own, which are added up by who called. */
+/* ---- Gradient of the kernel. A unit is a part of the batch, with sums of its own. */
 
 typedef struct { /* the places whose products are summed, and how far apart they lie in the images and in the outputs */
   int64_t images, rows, columns, x_image, x_row, x_column, dy_image, dy_row, dy_column;
@@ -151,12 +154,17 @@ static void add_kernel_gradient(const Call *call, int64_t images, const float *x
       for (int64_t j = 0; j < call->taps[1]; j++) {
         const int64_t down = i * call->dilation[0] - call->padding[0], right = j * call->dilation[1] - call->padding[1];
         const int64_t row = most(begin, first_output(0, down, call->stride[0]));
-        const int64_t rows = least(least(begin + call->block, call->rows), first_output(call->height, down, call->stride[0])) - row;
+        const int64_t below = first_output(call->height, down, call->stride[0]);
+        const int64_t rows = least(least(begin + call->block, call->rows), below) - row;
         const int64_t column = first_output(0, right, call->stride[1]);
         const int64_t columns = least(call->columns, first_output(call->width, right, call->stride[1])) - column;
         if (rows <= 0 || columns <= 0) continue;
-        const Places at = {images, rows, columns, call->height * call->width * channels, call->stride[0] * call->width * channels,
-                           call->stride[1] * channels, call->rows * call->columns * features, call->columns * features, features};
+        const Places at = {
+            .images = images, .rows = rows, .columns = columns,
+            .x_image = call->height * call->width * channels, .x_row = call->stride[0] * call->width * channels,
+            .x_column = call->stride[1] * channels,
+            .dy_image = call->rows * call->columns * features, .dy_row = call->columns * features, .dy_column = features,
+        };
         const int64_t input_row = row * call->stride[0] + down, input_column = column * call->stride[1] + right;
         const float *from = x + (input_row * call->width + input_column) * channels;
         const float *to = dy + (row * call->columns + column) * features;
@@ -173,12 +181,14 @@ static void add_kernel_gradient(const Call *call, int64_t images, const float *x
       }
 }
 
+static int64_t kernel_size(const Call *call) { return call->taps[0] * call->taps[1] * call->channels * call->features; }
+
 static void kernel_unit(const Call *call, int64_t n, float *scratch) {
-  const int64_t size = call->taps[0] * call->taps[1] * call->channels * call->features;
+  const int64_t size = kernel_size(call);
   const int64_t input = call->height * call->width * call->channels, output = call->rows * call->columns * call->features;
   const int64_t set = n / call->parts, part = n % call->parts, end = (part + 1) * call->batch / call->parts;
   const int64_t together = most(1, CACHED / (input + output)); /* images */
-  float *result = call->result + n * size;
+  float *result = call->partial + n * size;
   memset(result, 0, size * sizeof(float));
   for (int64_t image = part * call->batch / call->parts; image < end; image += together) {
     const int64_t at = set * call->batch + image;
@@ -213,14 +223,17 @@ static inline __attribute__((always_inline)) void sum_block(const enum Kind kind
   *second = (b[0] + b[1]) + (b[2] + b[3]);
 }
 
+static int64_t first_place(const Call *call, int64_t part) { return part * call->places / call->parts; }
+
 /* Mean, and sum of squares about it, of each channel: blocks by two passes, joined as Chan et al. 1983, Eq. 2.1. */
 static void moments_unit(const Call *call, int64_t n, float *scratch) {
-  const int64_t channels = call->channels, block = most(1, BLOCK / channels);
-  const float *x = call->x + n * call->places * channels;
-  float *means = call->result + n * 2 * channels, *squares = means + channels;
+  const int64_t channels = call->channels, block = most(1, BLOCK / channels), set = n / call->parts, part = n % call->parts;
+  const int64_t first = first_place(call, part), places = first_place(call, part + 1) - first;
+  const float *x = call->x + (set * call->places + first) * channels;
+  float *means = call->partial + n * 2 * channels, *squares = means + channels;
   memset(means, 0, 2 * channels * sizeof(float));
-  for (int64_t seen = 0, count; seen < call->places; seen += count) {
-    count = least(block, call->places - seen);
+  for (int64_t seen = 0, count; seen < places; seen += count) {
+    count = least(block, places - seen);
     const float share = (float)count / (float)(seen + count);
     for (int64_t c = 0; c < channels; c += LANES) {
       const float *from = x + seen * channels + c;
@@ -236,18 +249,40 @@ static void moments_unit(const Call *call, int64_t n, float *scratch) {
   (void)scratch;
 }
 
+/* Mean and variance of a set, of those of its parts. */
+static void finish_moments(const Call *call) {
+  const int64_t channels = call->channels;
+  for (int64_t set = 0; set < call->sets; set++)
+    for (int64_t c = 0; c < channels; c += LANES) {
+      const float *parts = call->partial + set * call->parts * 2 * channels + c;
+      Vector mean = {0}, squares = {0};
+      for (int64_t part = 0; part < call->parts; part++) {
+        const int64_t count = first_place(call, part + 1) - first_place(call, part);
+        mean += *(const Vector *)(parts + part * 2 * channels) * ((float)count / (float)call->places);
+      }
+      for (int64_t part = 0; part < call->parts; part++) {
+        const int64_t count = first_place(call, part + 1) - first_place(call, part);
+        const Vector apart = *(const Vector *)(parts + part * 2 * channels) - mean;
+        squares += *(const Vector *)(parts + (part * 2 + 1) * channels) + apart * apart * (float)count;
+      }
+      *(Vector *)(call->result + set * 2 * channels + c) = mean;
+      *(Vector *)(call->result + (set * 2 + 1) * channels + c) = squares / (float)call->places;
+    }
+}
+
 static void sums_unit(const Call *call, int64_t n, float *scratch) {
-  const int64_t channels = call->channels, block = most(1, BLOCK / channels);
-  const float *x = call->x + n * call->places * channels, *dy = call->second + n * call->places * channels;
-  const float *means = call->third + n / call->parts * channels;
-  float *sums = call->result + n * 2 * channels, *products = sums + channels;
+  const int64_t channels = call->channels, block = most(1, BLOCK / channels), set = n / call->parts, part = n % call->parts;
+  const int64_t first = first_place(call, part), places = first_place(call, part + 1) - first;
+  const float *x = call->x + (set * call->places + first) * channels, *dy = call->second + (x - call->x);
+  float *sums = call->partial + n * 2 * channels, *products = sums + channels;
   memset(sums, 0, 2 * channels * sizeof(float));
-  for (int64_t seen = 0, count; seen < call->places; seen += count) {
-    count = least(block, call->places - seen);
+  for (int64_t seen = 0, count; seen < places; seen += count) {
+    count = least(block, places - seen);
     for (int64_t c = 0; c < channels; c += LANES) {
       const int64_t at = seen * channels + c;
       Vector sum, product;
-      sum_block(PRODUCTS, x + at, dy + at, *(const Vector *)(means + c), count, channels, &sum, &product);
+      const Vector mean = *(const Vector *)(call->third + set * channels + c);
+      sum_block(PRODUCTS, x + at, dy + at, mean, count, channels, &sum, &product);
       *(Vector *)(sums + c) += sum;
       *(Vector *)(products + c) += product;
     }
@@ -257,12 +292,25 @@ static void sums_unit(const Call *call, int64_t n, float *scratch) {
 
 /* ---- What all share: units are handed to XLA's threads. */
 
+/* The sums of each set, of those of its parts. */
+static void finish_sums(const Call *call) {
+  const int64_t size = call->partials / (call->sets * call->parts);
+  for (int64_t set = 0; set < call->sets; set++)
+    for (int64_t at = 0; at < size; at += LANES) {
+      Vector sum = {0};
+      for (int64_t part = 0; part < call->parts; part++)
+        sum += *(const Vector *)(call->partial + (set * call->parts + part) * size + at);
+      *(Vector *)(call->result + set * size + at) = sum;
+    }
+}
+
 /* One worker. A future tells XLA when the last of them is done, so no thread of its pool waits for another. */
 static void work(void *data) {
   Call *call = data;
-  float *scratch = (float *)(call + 1) + call->scratch * atomic_fetch_add(&call->started, 1);
+  float *scratch = call->partial + call->partials + call->scratch * atomic_fetch_add(&call->started, 1);
   for (int64_t n; (n = atomic_fetch_add(&call->next, 1)) < call->units;) call->unit(call, n, scratch);
   if (atomic_fetch_sub(&call->working, 1) > 1) return;
+  if (call->finish) call->finish(call);
   const XLA_FFI_Api *api = call->api;
   XLA_FFI_Future_SetAvailable_Args done = {XLA_FFI_Future_SetAvailable_Args_STRUCT_SIZE, NULL, call->future};
   free(call);
@@ -271,13 +319,14 @@ static void work(void *data) {
 
 static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Call call, int64_t threads) {
   const int64_t workers = most(1, least(threads, call.units));
-  Call *shared = malloc(sizeof call + workers * call.scratch * sizeof(float));
+  Call *shared = malloc(sizeof call + (call.partials + workers * call.scratch) * sizeof(float));
   if (!shared) {
     XLA_FFI_Error_Create_Args full = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, "no memory for a convolution",
                                       XLA_FFI_Error_Code_RESOURCE_EXHAUSTED};
     return frame->api->XLA_FFI_Error_Create(&full);
   }
   *shared = call;
+  shared->partial = (float *)(shared + 1);
   atomic_init(&shared->working, workers);
   if (workers > 1) {
     XLA_FFI_Future_Create_Args future = {XLA_FFI_Future_Create_Args_STRUCT_SIZE, NULL, NULL};
@@ -348,39 +397,43 @@ XLA_FFI_Error *resflax_convolution(XLA_FFI_CallFrame *frame) {
   return run(frame, call, threads);
 }
 
-/* x [..., B, H, W, C] and dy [..., B, H', W', F] to gradients [..., parts, h, w, C, F], of which the kernel's is the sum;
-   the attribute as above. */
+/* x [..., B, H, W, C] and dy [..., B, H', W', F] to gradients of the kernel [..., h, w, C, F]; the attribute as above. */
 XLA_FFI_Error *resflax_kernel_gradient(XLA_FFI_CallFrame *frame) {
   if (is_question(frame)) return NULL;
   const XLA_FFI_Buffer *dy = frame->args.args[1], *result = frame->rets.rets[0];
   Call call = described(frame, dy->dims + dy->rank - 3, result->dims + result->rank - 4);
-  call.parts = result->dims[result->rank - 5];
+  call.parts = least(PARTS, call.batch);
   call.block = most(1, CACHED / (call.stride[0] * call.width * call.channels + call.columns * call.features));
   call.units = call.sets * call.parts;
   call.unit = kernel_unit;
+  call.finish = finish_sums;
+  call.partials = call.units * kernel_size(&call);
   return run(frame, call, pool_size(frame));
 }
 
-static XLA_FFI_Error *run_over_places(XLA_FFI_CallFrame *frame, void (*unit)(const Call *, int64_t, float *)) {
+/* `unit` sums over the places of x [..., M, C], two vectors of C for each of its parts. */
+static Call over_places(XLA_FFI_CallFrame *frame, void (*unit)(const Call *, int64_t, float *), void (*finish)(const Call *)) {
   const XLA_FFI_Buffer *x = frame->args.args[0], *result = frame->rets.rets[0];
-  Call call = {.x = x->data, .result = result->data, .unit = unit, .channels = x->dims[x->rank - 1], .api = frame->api};
-  call.parts = result->dims[result->rank - 3];
-  call.places = x->dims[x->rank - 2] / call.parts;
-  call.units = call.parts;
-  for (int64_t axis = 0; axis < x->rank - 2; axis++) call.units *= x->dims[axis];
-  if (frame->args.size == 3) {
-    call.second = ((const XLA_FFI_Buffer *)frame->args.args[1])->data;
-    call.third = ((const XLA_FFI_Buffer *)frame->args.args[2])->data;
-  }
-  return run(frame, call, pool_size(frame));
+  Call call = {.x = x->data, .result = result->data, .unit = unit, .finish = finish, .sets = 1, .places = x->dims[x->rank - 2],
+               .channels = x->dims[x->rank - 1], .api = frame->api};
+  for (int64_t axis = 0; axis < x->rank - 2; axis++) call.sets *= x->dims[axis];
+  call.parts = least(PARTS, call.places);
+  call.units = call.sets * call.parts;
+  call.partials = call.units * 2 * call.channels;
+  return call;
 }
 
-/* x [..., M, C] to mean and sum of squares about it of each part of the M places, [..., parts, 2, C]. */
+/* x [..., M, C] to the mean and the biased variance of its M places, [..., 2, C]. */
 XLA_FFI_Error *resflax_moments(XLA_FFI_CallFrame *frame) {
-  return is_question(frame) ? NULL : run_over_places(frame, moments_unit);
+  if (is_question(frame)) return NULL;
+  return run(frame, over_places(frame, moments_unit, finish_moments), pool_size(frame));
 }
 
-/* x and dy [..., M, C] and a mean [..., 1, C] to the sums of dy and of dy (x - mean), [..., parts, 2, C]. */
+/* x and dy [..., M, C] and a mean [..., C] to the sums of dy and of dy (x - mean), [..., 2, C]. */
 XLA_FFI_Error *resflax_sums(XLA_FFI_CallFrame *frame) {
-  return is_question(frame) ? NULL : run_over_places(frame, sums_unit);
+  if (is_question(frame)) return NULL;
+  Call call = over_places(frame, sums_unit, finish_sums);
+  call.second = ((const XLA_FFI_Buffer *)frame->args.args[1])->data;
+  call.third = ((const XLA_FFI_Buffer *)frame->args.args[2])->data;
+  return run(frame, call, pool_size(frame));
 }

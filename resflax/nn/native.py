@@ -12,8 +12,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import math
-import operator
 import os
 import platform
 import shlex
@@ -35,7 +33,6 @@ _SOURCE = Path(__file__).with_suffix(".c")
 _CONVOLUTION, _KERNEL_GRADIENT, _MOMENTS, _SUMS = _FUNCTIONS = (
     "resflax_convolution", "resflax_kernel_gradient", "resflax_moments", "resflax_sums",
 )  # fmt: skip
-_PARTS = 16  # of a batch: so many cores share a sum. Always the same, for the same bits on every machine.
 
 
 @functools.cache
@@ -122,47 +119,31 @@ def kernel_gradient(
     kernel: tuple[int, ...], stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, x: Array, dy: Array
 ) -> Array:
     """dL/dkernel float32[h, w, C, F], the shape `kernel`, of `convolution` for dy = dL/dy float32[B, H', W', F]."""
-    result = jax.ShapeDtypeStruct((min(_PARTS, x.shape[0]), *kernel), x.dtype)
-    call = jax.ffi.ffi_call(_KERNEL_GRADIENT, result, vmap_method="broadcast_all")
-    return _sum_of_parts(call(x, dy, options=_options(stride, padding, dilation)))
+    call = jax.ffi.ffi_call(_KERNEL_GRADIENT, jax.ShapeDtypeStruct(kernel, x.dtype), vmap_method="broadcast_all")
+    return call(x, dy, options=_options(stride, padding, dilation))
 
 
 def moments(x: Array) -> tuple[Array, Array]:
     """Mean and biased variance float32[G, 1, ..., C] of x float32[G, N, ..., C], in one pass without cancellation."""
-    count = math.prod(x.shape[1:-1])
-    parts = _parts_of_places(_MOMENTS, x)
-    means, squares = parts[:, :, 0], parts[:, :, 1]  # [parts, G, C]
-    mean = _sum_of_parts(means) / _PARTS
-    var = (_sum_of_parts(squares) + count / _PARTS * _sum_of_parts((means - mean) ** 2)) / count
-    return _kept(mean, x), _kept(var, x)
+    return _over_places(_MOMENTS, x)
 
 
 def sums(x: Array, dy: Array, mean: Array) -> tuple[Array, Array]:
     """The sums of dy and of dy (x - mean), float32[G, 1, ..., C] as `mean`, for x and dy float32[G, N, ..., C]."""
-    total = _sum_of_parts(_parts_of_places(_SUMS, x, dy, mean))
-    return _kept(total[:, 0], x), _kept(total[:, 1], x)
+    return _over_places(_SUMS, x, dy, mean.reshape(x.shape[0], x.shape[-1]))
 
 
 def is_summable(x: Array, *others: Array) -> bool:
-    """Whether `moments` and `sums` can be had for x float32[G, N, ..., C]: whole vectors, and parts of the same size."""
-    return math.prod(x.shape[1:-1]) % _PARTS == 0 and x.shape[-1] % VECTOR == 0 and is_usable(x, *others)
+    """Whether `moments` and `sums` can be had for x [G, N, ..., C]."""
+    return x.shape[-1] % VECTOR == 0 and is_usable(x, *others)
 
 
-def _parts_of_places(function: str, x: Array, *others: Array) -> Array:
-    """float32[parts, G, 2, C]"""
+def _over_places(function: str, x: Array, *others: Array) -> tuple[Array, Array]:
     groups, channels = x.shape[0], x.shape[-1]
-    result = jax.ShapeDtypeStruct((groups, _PARTS, 2, channels), x.dtype)
-    call = jax.ffi.ffi_call(function, result, vmap_method="broadcast_all")
-    return call(*(array.reshape(groups, -1, channels) for array in (x, *others))).swapaxes(0, 1)
-
-
-def _kept(statistic: Array, x: Array) -> Array:
-    """[G, C] as [G, 1, ..., C], which goes with `x`."""
-    return statistic.reshape(x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
-
-
-def _sum_of_parts(parts: Array) -> Array:
-    return functools.reduce(operator.add, parts)  # XLA:CPU may take as long for jnp.sum as for all the rest
+    call = jax.ffi.ffi_call(function, jax.ShapeDtypeStruct((groups, 2, channels), x.dtype), vmap_method="broadcast_all")
+    places = (array.reshape(groups, -1, channels) if array.ndim > 2 else array for array in (x, *others))
+    result = call(*places).reshape(groups, 2, *(1,) * (x.ndim - 3), channels)
+    return result[:, :1], result[:, 1:]
 
 
 def _options(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair) -> np.ndarray:

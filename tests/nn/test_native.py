@@ -59,15 +59,14 @@ def gradient(case, x, dy):
     return native.kernel_gradient((*case[0], case[5], case[6]), *case[1:4], x, dy)
 
 
-PLACES = [(2, 4, 6, 10, 16), (1, 16, 3, 3, 48), (3, 16, 32), (1, 64, 19, 13, 80), (2, 16, 1, 1, 5008)]  # [G, N, ..., C]
+# [G, N, ..., C]; one block and many, fewer places than parts, places that parts do not divide
+PLACES = [(2, 4, 6, 10, 16), (1, 16, 3, 3, 48), (3, 5, 32), (1, 64, 19, 13, 80), (2, 16, 1, 1, 5008), (4, 1, 1, 1, 16)]
 
 
 def drawn_places(shape):
     """Numbers far from zero, and their gradients, in float64."""
     rng = np.random.default_rng(shape[-1])
-    return rng.normal(100, 0.5, shape).astype(np.float32).astype(float), rng.normal(size=shape).astype(np.float32).astype(
-        float
-    )
+    return rng.normal(100, 0.5, shape).astype(np.float32).astype(float), rng.normal(size=shape).astype(np.float32).astype(float)
 
 
 def check_sums(shape):
@@ -77,7 +76,7 @@ def check_sums(shape):
     mean, var = (np.asarray(one) for one in jax.jit(native.moments)(jnp.asarray(x, jnp.float32)))
     assert mean.shape == var.shape == (shape[0], *(1,) * len(axes), shape[-1])
     np.testing.assert_allclose(mean, x.mean(axes, keepdims=True), rtol=3e-7)
-    np.testing.assert_allclose(var, x.var(axes, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(var, x.var(axes, keepdims=True), rtol=1e-5, atol=1e-12)
     of_dy, products = jax.jit(native.sums)(*(jnp.asarray(one, jnp.float32) for one in (x, dy, mean)))
     for ours, terms in ((of_dy, dy), (products, dy * (x - mean))):
         allowed = 1e-6 * np.abs(terms).sum(axes, keepdims=True)
@@ -312,7 +311,6 @@ def test_normalisation_on_one_cpu_uses_them(one_device, gradient):
         {"shape": (2, 4, 8, 8, 16), "platform": "cuda"},
         {"shape": (2, 4, 8, 8, 16), "dtype": jnp.bfloat16},
         {"shape": (2, 4, 8, 8, 24)},  # not whole vectors
-        {"shape": (2, 3, 7, 7, 16)},  # not 16 parts
     ],
 )
 def test_other_normalisation_is_left_to_xla(one_device, options):
