@@ -27,7 +27,7 @@ enum { LANES = 4, REGISTERS = 16 };
 #endif
 enum { LONG = REGISTERS / 2, WIDE = REGISTERS / 4 }; /* tiles: LONG by 1 vector, WIDE by 2 */
 enum { PARTS = 16 }; /* at most, of a batch: so many threads share a sum; always as many, for the same bits with any number */
-enum { CACHED = 128 * 1024 / sizeof(float) };        /* numbers that are read again and again, at home in a core's own cache */
+enum { CACHED = 128 * 1024 / sizeof(float) }; /* numbers that are read again and again, at home in a core's own cache */
 
 typedef float Vector __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef struct Call Call;
@@ -38,11 +38,11 @@ struct Call {
   int64_t units, scratch, partials;                          /* floats of a worker's own, and of all units together */
   const float *x, *second, *third;                           /* the arguments */
   float *result, *partial;
-  int64_t sets, batch, height, width, channels;                          /* of the images */
-  int64_t rows, columns, features;                                       /* of the outputs */
-  int64_t taps[2], stride[2], padding[2], dilation[2];                   /* of rows and columns */
-  int64_t block, blocks;                                                 /* rows of outputs in a unit, units in an image */
-  int64_t parts, places;                                                 /* of a set; places are vectors of channels */
+  int64_t sets, batch, height, width, channels;              /* of the images */
+  int64_t rows, columns, features;                           /* of the outputs */
+  int64_t taps[2], stride[2], padding[2], dilation[2];       /* of rows and columns */
+  int64_t block, blocks;                                     /* rows of outputs in a unit, units in an image */
+  int64_t parts, places;                                     /* of a set; places are vectors of channels */
   const XLA_FFI_Api *api;
   XLA_FFI_Future *future; /* NULL: nobody waits */
   atomic_llong next, started, working;
@@ -321,7 +321,7 @@ static XLA_FFI_Error *run(XLA_FFI_CallFrame *frame, Call call, int64_t threads) 
   const int64_t workers = most(1, least(threads, call.units));
   Call *shared = malloc(sizeof call + (call.partials + workers * call.scratch) * sizeof(float));
   if (!shared) {
-    XLA_FFI_Error_Create_Args full = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, "no memory for a convolution",
+    XLA_FFI_Error_Create_Args full = {XLA_FFI_Error_Create_Args_STRUCT_SIZE, NULL, "no memory for partial sums",
                                       XLA_FFI_Error_Code_RESOURCE_EXHAUSTED};
     return frame->api->XLA_FFI_Error_Create(&full);
   }

@@ -17,6 +17,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,21 @@ from resflax.types import Array
 
 Pair = tuple[int, int]
 VECTOR = 16  # features, or the channels that are normalised, are a multiple of it
+_TURN = threading.Lock()
 _SOURCE = Path(__file__).with_suffix(".c")
 _CONVOLUTION, _KERNEL_GRADIENT, _MOMENTS, _SUMS = _FUNCTIONS = (
     "resflax_convolution", "resflax_kernel_gradient", "resflax_moments", "resflax_sums",
 )  # fmt: skip
 
 
-@functools.cache
 def is_available() -> bool:
     """Whether XLA:CPU knows the functions of `native.c`, which are compiled if they were not before."""
+    with _TURN:  # the state's program may be traced in one thread and the step's in another
+        return _is_registered()
+
+
+@functools.cache
+def _is_registered() -> bool:
     if sys.platform != "linux":
         return False
     try:

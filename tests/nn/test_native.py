@@ -282,10 +282,24 @@ def test_a_library_is_compiled_once_for_each_compiler_and_processor(monkeypatch,
     assert len({first, native._compiled()}) == 2
 
 
+def test_threads_that_ask_at_once_are_told_the_same(one_device_environment, tmp_path):
+    program = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from resflax.nn import native
+together = threading.Barrier(8)
+with ThreadPoolExecutor(8) as pool:
+    print(*pool.map(lambda _: (together.wait(), native.is_available())[1], range(8)))
+"""
+    environment = {**one_device_environment, "XDG_CACHE_HOME": str(tmp_path)}
+    child = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert child.stdout.split() == ["True"] * 8
+
+
 def test_where_nothing_can_be_kept_steps_are_xlas(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert native.is_available.__wrapped__() is False
+    assert native._is_registered.__wrapped__() is False
 
 
 def normalised(shape, platform="cpu", dtype=jnp.float32, gradient="autodiff"):
