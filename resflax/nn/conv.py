@@ -121,10 +121,10 @@ def _on_cpu(
     return None
 
 
-def _pays_natively(groups: int, x: Array, kernel: tuple[int, ...]) -> bool:
+def _pays_natively(groups: int, x: Array, kernel: tuple[int, ...], largest: int = 2**18) -> bool:
     """Whether `resflax.nn.native` can be had, and was found to be faster: for kernels that a core's cache holds."""
     height, width, _, features = kernel
-    is_fit = groups == 1 and height * width > 1 and features % native.VECTOR == 0 and math.prod(kernel) <= 2**18
+    is_fit = groups == 1 and height * width > 1 and features % native.VECTOR == 0 and math.prod(kernel) <= largest
     return is_fit and native.is_usable(x)
 
 
@@ -134,7 +134,8 @@ def _in_training_on_cpu(
     """The fastest form for XLA:CPU, which need not be one that can be exported."""
     options = (stride, padding, dilation, groups)
     plain = _on_cpu(*options, x, kernel) or functools.partial(_forward, *options)
-    if not _pays_natively(groups, x, kernel.shape):
+    largest = 2**21 if native.is_filtered(x.shape, kernel.shape, stride, dilation) else 2**18
+    if not _pays_natively(groups, x, kernel.shape, largest):
         return plain
     return native.differentiated_as(
         plain, functools.partial(native.convolution, stride=stride, padding=padding, dilation=dilation)

@@ -93,6 +93,11 @@ def is_usable(*arrays: Array) -> bool:
     return fit and jax.default_backend() == "cpu" and jax.device_count() == 1 and is_available()
 
 
+def is_filtered(x: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, dilation: Pair) -> bool:
+    """Whether `convolution` multiplies less, by minimal filtering (Lavin and Gray 2015, arXiv:1509.09308, Sec. 4.1)."""
+    return kernel[:2] == (3, 3) and stride == dilation == (1, 1) and kernel[2] % VECTOR == 0 and min(x[-3:-1]) > 1
+
+
 def differentiated_as(plain: Callable[..., Any], form: Callable[..., Any]) -> Callable[..., Any]:
     """`form`, whose own gradient, for second derivatives, is that of `plain`; JAX cannot differentiate what is in C."""
     function = jax.custom_vjp(form)

@@ -30,6 +30,13 @@ CASES = [
     ((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1), (5, 7), 33, 64, 2),
     ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (90, 130), 16, 16, 1),  # several blocks of an image
     ((3, 3), (2, 1), ((1, 1), (1, 1)), (1, 1), (33, 301), 24, 16, 2),
+    # by minimal filtering, as the first: tiles that hang over, see padding alone, or are one; blocks of several images
+    ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (9, 19), 32, 48, 3),
+    ((3, 3), (1, 1), ((-1, 0), (0, -2)), (1, 1), (9, 10), 16, 32, 2),
+    ((3, 3), (1, 1), ((4, 4), (5, 5)), (1, 1), (2, 2), 16, 32, 2),
+    ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (4, 1), 32, 32, 2),  # not: most taps see nothing
+    ((3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1), (3, 3), 48, 16, 20),
+    ((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), (34, 41), 32, 16, 3),
 ]
 
 
@@ -203,10 +210,11 @@ def lowered(x, kernel, platform="cpu", **options):
     return jax.jit(both).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
 
 
-def test_a_training_step_on_one_cpu_uses_them(one_device):
-    text = lowered(jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 32)))
-    assert [text.count(f"@{name}(") for name in ("resflax_convolution", "resflax_kernel_gradient")] == [2, 1]
-    assert "stablehlo.convolution" not in text
+@pytest.mark.parametrize(("channels", "gradients"), [(16, 1), (192, 0)])  # of larger kernels only the outputs and inputs
+def test_a_training_step_on_one_cpu_uses_them(one_device, channels, gradients):
+    text = lowered(jnp.ones((2, 8, 8, channels)), jnp.ones((3, 3, channels, 2 * channels)))
+    assert [text.count(f"@{name}(") for name in ("resflax_convolution", "resflax_kernel_gradient")] == [2, gradients]
+    assert text.count("stablehlo.convolution") == 1 - gradients
 
 
 @pytest.mark.parametrize(
@@ -216,7 +224,8 @@ def test_a_training_step_on_one_cpu_uses_them(one_device):
         (jnp.ones((2, 8, 8, 16), jnp.bfloat16), jnp.ones((3, 3, 16, 32), jnp.bfloat16), {}),
         (jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 8, 32)), {"groups": 2}),
         (jnp.ones((2, 8, 8, 8)), jnp.ones((3, 3, 8, 24)), {}),  # not whole vectors
-        (jnp.ones((2, 4, 4, 192)), jnp.ones((3, 3, 192, 192)), {}),  # beyond a core's cache
+        (jnp.ones((2, 4, 4, 512)), jnp.ones((3, 3, 512, 512)), {}),  # beyond a core's cache
+        (jnp.ones((2, 5, 5, 192)), jnp.ones((3, 3, 192, 192)), {"dilation": (2, 2), "padding": ((2, 2), (2, 2))}),
         (jnp.ones((2, 8, 8, 16)), jnp.ones((1, 1, 16, 32)), {"padding": ((0, 0), (0, 0))}),  # a product
     ],
 )
@@ -252,8 +261,8 @@ def test_first_and_second_derivatives_equal_those_of_lax(one_device, stride):
         ours, theirs = (
             jax.jit(jax.grad(functools.partial(function, form), (0, 1)))(x, kernel) for form in ("canonical", "lax")
         )
-        for one, other in zip(ours, theirs, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6 * float(jnp.max(jnp.abs(other))))
+        for one, other in zip(ours, theirs, strict=True):  # both are 6e-6 away from what float64 gives
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=5e-6 * float(jnp.max(jnp.abs(other))))
 
 
 @pytest.mark.parametrize("compiler", ["false", "no-such-compiler", "", "'", "cc --no-such-option", "sh -c 'exit 0'"])
