@@ -8,7 +8,8 @@ explicit transposes. Those of the kernel's gradient are kept apart from what mad
 Two forms are faster there although zeros are multiplied: pairs of outputs, where channels or features are few, and the
 gradient of a strided input by the phases of the stride. A value that is not finite reaches a neighbour more in them.
 
-Under differentiation, on one CPU with a C compiler, all three convolutions of a layer are those of `resflax.nn.native`.
+On one CPU with a C compiler, a layer's convolution and its gradients are those of `resflax.nn.native`. There a value that is
+not finite reaches the neighbours in its tile of 4 by 4.
 """
 
 from __future__ import annotations
@@ -110,17 +111,6 @@ def _pays_in_pairs(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, gro
     return few and width > 1 and outputs % 2 == 0 and dilation == (1, 1) and groups == 1
 
 
-def _on_cpu(
-    stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array
-) -> Callable[[Array, Array], Array] | None:
-    """The form of a convolution that XLA:CPU runs faster than the convolution, if there is one."""
-    if _is_product(padding, groups, kernel):
-        return functools.partial(_product, stride)
-    if _pays_in_pairs(stride, padding, dilation, groups, x, kernel):
-        return functools.partial(_in_pairs, stride, padding)
-    return None
-
-
 def _pays_natively(groups: int, x: Array, kernel: tuple[int, ...], largest: int = 2**18) -> bool:
     """Whether `resflax.nn.native` can be had, and was found to be faster: for kernels that a core's cache holds."""
     height, width, _, features = kernel
@@ -128,34 +118,36 @@ def _pays_natively(groups: int, x: Array, kernel: tuple[int, ...], largest: int 
     return is_fit and native.is_usable(x)
 
 
-def _in_training_on_cpu(
+def _on_cpu(
     stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array
-) -> Callable[[Array, Array], Array]:
-    """The fastest form for XLA:CPU, which need not be one that can be exported."""
-    options = (stride, padding, dilation, groups)
-    plain = _on_cpu(*options, x, kernel) or functools.partial(_forward, *options)
+) -> Callable[[Array, Array], Array] | None:
+    """The form of a convolution that is faster on a CPU, if there is one."""
+    if _is_product(padding, groups, kernel):
+        return functools.partial(_product, stride)
+    in_pairs = _pays_in_pairs(stride, padding, dilation, groups, x, kernel)
+    plain = functools.partial(_in_pairs, stride, padding) if in_pairs else None
     largest = 2**21 if native.is_filtered(x.shape, kernel.shape, stride, dilation) else 2**18
     if not _pays_natively(groups, x, kernel.shape, largest):
         return plain
-    return native.differentiated_as(
-        plain, functools.partial(native.convolution, stride=stride, padding=padding, dilation=dilation)
+    return native.instead_of(
+        plain or functools.partial(_forward, stride, padding, dilation, groups),
+        functools.partial(native.convolution, stride=stride, padding=padding, dilation=dilation),
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _canonical(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array) -> Array:
+def _fastest(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array) -> Array:
     convolve = functools.partial(_forward, stride, padding, dilation, groups)
     on_cpu = _on_cpu(stride, padding, dilation, groups, x, kernel)
     return convolve(x, kernel) if on_cpu is None else lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve)
 
 
+_canonical = jax.custom_vjp(_fastest, nondiff_argnums=(0, 1, 2, 3))
+
+
 def _canonical_fwd(
     stride: Pair, padding: tuple[Pair, Pair], dilation: Pair, groups: int, x: Array, kernel: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    options = (stride, padding, dilation, groups)
-    on_cpu = _in_training_on_cpu(*options, x, kernel)
-    y = lax.platform_dependent(x, kernel, cpu=on_cpu, default=functools.partial(_forward, *options))
-    return y, (x, kernel)
+    return _fastest(stride, padding, dilation, groups, x, kernel), (x, kernel)
 
 
 def _canonical_bwd(
@@ -211,7 +203,8 @@ def _input_gradient(
     phased = jnp.pad(kernel, (*zeros, (0, 0), (0, 0))).reshape(h, s, w, z, c, groups, f // groups)
     swapped = lax.rev(phased, (0, 2)).transpose(0, 2, 6, 5, 1, 3, 4).reshape(h, w, f // groups, groups * s * z * c)
     options = ((1, 1), (pads[0], pads[1]), dilation, groups)
-    dx = _in_training_on_cpu(*options, dy, swapped)(dy, swapped)  # [B, H/s, W/z, G * s * z * C/G]
+    convolve = _on_cpu(*options, dy, swapped) or functools.partial(_forward, *options)
+    dx = convolve(dy, swapped)  # [B, H/s, W/z, G * s * z * C/G]
     batch, rows, columns, _ = dx.shape
     dx = dx.reshape(batch, rows, columns, groups, s, z, c).transpose(0, 1, 4, 2, 5, 3, 6)
     return dx.reshape(batch, rows * s, columns * z, groups * c)[:, : x.shape[1], : x.shape[2]]
@@ -231,10 +224,13 @@ def _transposed(x: Array, split: tuple[int, ...], axes: tuple[int, ...], shape: 
     def placed(x: Array) -> Array:
         return with_layout_constraint(transpose(x), Layout(tuple(range(len(shape)))))
 
+    def apart(x: Array) -> Array:
+        with set_xla_metadata(inlineable="false"):
+            return jax.jit(placed, inline=False)(x)
+
     if jax.device_count() > 1:  # the partitioner has to see through it
         return transpose(x)
-    with set_xla_metadata(inlineable="false"):
-        return jax.jit(placed, inline=False)(x)
+    return native.instead_of(transpose, apart)(x)
 
 
 def _kernel_gradient_on_cpu(
@@ -244,7 +240,7 @@ def _kernel_gradient_on_cpu(
     plain = functools.partial(_kernel_gradient, kernel, stride, padding, dilation, groups)
     if kernel[2] < 8 or not _pays_natively(groups, x, kernel):
         return plain(x, dy)
-    return native.differentiated_as(plain, functools.partial(native.kernel_gradient, kernel, stride, padding, dilation))(x, dy)
+    return native.instead_of(plain, functools.partial(native.kernel_gradient, kernel, stride, padding, dilation))(x, dy)
 
 
 def _kernel_gradient(

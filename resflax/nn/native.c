@@ -3,7 +3,7 @@
    Eigen, which XLA:CPU has for convolutions, copies the window of every output before it multiplies, and for a kernel's
    gradient wants both arguments transposed. Here a tile of results stays in vector registers, and products of one number of an
    image with a vector of features are added to it, read where they lie: an 8 by 2 tile of vectors is 16 independent sums,
-   enough to hide how long an addition takes. Sums for normalisation read their arguments once, where XLA:CPU first writes what
+   enough to hide how long an addition takes. Where taps are 3x3 and the stride is 1, there are fewer products. Sums for normalisation read their arguments once, where XLA:CPU first writes what
    is to be summed.
 
    XLA calls the functions at the end, through its FFI (xla/ffi/api/c_api.h); resflax/nn/native.py compiles and calls them.

@@ -1,9 +1,9 @@
-"""Convolutions and sums of XLA:CPU's training steps in C (`native.c`), where the machine has a C compiler.
+"""Convolutions and sums in C (`native.c`) for XLA:CPU, where the machine has a C compiler.
 
-XLA:CPU leaves convolutions to Eigen, whose gradients of kernels take three times as long as they need with few channels, and
-writes to memory what it is to sum. The file is compiled for the machine's own processor when a program first wants it, a fifth
-of a second, and kept in the user's cache. `CC` names another compiler, and `CC=false` none: then, as where there is no
-compiler, XLA's own are used.
+XLA:CPU leaves convolutions to Eigen, which copies what it multiplies and multiplies more than is needed, and writes to memory
+what it is to sum. The file is compiled for the machine's own processor when a program first wants it, in about half a second,
+and kept in the user's cache. `CC` names another compiler, and `CC=false` none: then, as where there is no compiler, XLA's own
+are used.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import jax
 import numpy as np
 
 from resflax.files import cache_folder
+from resflax.nn.exporting import unless_exported
 from resflax.types import Array
 
 Pair = tuple[int, int]
@@ -98,8 +99,12 @@ def is_filtered(x: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, dilat
     return kernel[:2] == (3, 3) and stride == dilation == (1, 1) and kernel[2] % VECTOR == 0 and min(x[-3:-1]) > 1
 
 
-def differentiated_as(plain: Callable[..., Any], form: Callable[..., Any]) -> Callable[..., Any]:
-    """`form`, whose own gradient, for second derivatives, is that of `plain`; JAX cannot differentiate what is in C."""
+def instead_of(plain: Callable[..., Any], form: Callable[..., Any]) -> Callable[..., Any]:
+    """`form`, whose own gradient, for second derivatives, is that of `plain`, and which is `plain` in exported programs.
+
+    JAX cannot differentiate what is in C, and a program that calls it runs in this process alone.
+    """
+    form = unless_exported(form, plain)
     function = jax.custom_vjp(form)
     function.defvjp(lambda *arguments: (form(*arguments), arguments), lambda saved, dy: jax.vjp(plain, *saved)[1](dy))
     return function

@@ -233,14 +233,40 @@ def test_everything_else_is_left_to_xla(one_device, x, kernel, options):
     assert "resflax_" not in lowered(x, kernel, **options)
 
 
-def test_several_devices_and_programs_without_gradients_are_left_to_xla(monkeypatch):
+def test_several_devices_are_left_to_xla(monkeypatch):
     x, kernel = jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 32))
     assert jax.device_count() > 1
     assert "resflax_" not in lowered(x, kernel)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert _pays_natively(1, x, kernel.shape)
-    forward = jax.jit(lambda x, kernel: convolution(x, kernel, **OPTIONS)).lower(x, kernel).as_text()
-    assert "resflax_" not in forward  # which can be exported
+
+
+def test_programs_that_are_exported_are_xlas(one_device):
+    """A training step's layers too, and for any batch; the same function in this process has the C."""
+    (batch,) = jax.export.symbolic_shape("batch")
+
+    def loss(x, kernel, scale):
+        y = normalise(convolution(x, kernel, **OPTIONS), scale, scale, 1e-5)[0]
+        return jnp.sum(y**3), y
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))
+    rng = np.random.default_rng(0)
+    x, kernel, scale = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4, 8, 8, 16), (3, 3, 16, 16), 16))
+    shapes = [jax.ShapeDtypeStruct(one.shape, one.dtype) for one in (kernel, scale)]
+    for images in (x, jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)):
+        for platforms in (("cpu",), ("cpu", "cuda", "tpu")):
+            exported = jax.export.export(step, platforms=platforms)(images, *shapes)
+            assert "resflax_" not in exported.mlir_module()
+    assert "resflax_" in step.lower(x, kernel, scale).as_text()
+    theirs = jax.export.deserialize(exported.serialize()).call(x, kernel, scale)
+    for one, other in zip(jax.tree.leaves(step(x, kernel, scale)), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=5e-6 * float(jnp.max(jnp.abs(other))))
+
+
+def test_programs_without_gradients_use_them(one_device):
+    text = jax.jit(functools.partial(convolution, **OPTIONS)).lower(jnp.ones((2, 8, 8, 16)), jnp.ones((3, 3, 16, 32))).as_text()
+    assert text.count("@resflax_convolution(") == 1
+    assert "stablehlo.convolution" not in text
 
 
 @pytest.mark.parametrize("stride", [1, 2])
