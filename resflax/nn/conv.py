@@ -27,6 +27,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from resflax.nn import native
+from resflax.nn.stand_in import stand_in
 from resflax.types import Array, DType
 
 Pair = tuple[int, int]
@@ -129,9 +130,9 @@ def _on_cpu(
     largest = 2**21 if native.is_filtered(x.shape, kernel.shape, stride, dilation) else 2**18
     if not _pays_natively(groups, x, kernel.shape, largest):
         return plain
-    return native.instead_of(
-        plain or functools.partial(_forward, stride, padding, dilation, groups),
+    return stand_in(
         functools.partial(native.convolution, stride=stride, padding=padding, dilation=dilation),
+        plain or functools.partial(_forward, stride, padding, dilation, groups),
     )
 
 
@@ -230,7 +231,7 @@ def _transposed(x: Array, split: tuple[int, ...], axes: tuple[int, ...], shape: 
 
     if jax.device_count() > 1:  # the partitioner has to see through it
         return transpose(x)
-    return native.instead_of(transpose, apart)(x)
+    return stand_in(apart, transpose)(x)
 
 
 def _kernel_gradient_on_cpu(
@@ -240,7 +241,7 @@ def _kernel_gradient_on_cpu(
     plain = functools.partial(_kernel_gradient, kernel, stride, padding, dilation, groups)
     if kernel[2] < 8 or not _pays_natively(groups, x, kernel):
         return plain(x, dy)
-    return native.instead_of(plain, functools.partial(native.kernel_gradient, kernel, stride, padding, dilation))(x, dy)
+    return stand_in(functools.partial(native.kernel_gradient, kernel, stride, padding, dilation), plain)(x, dy)
 
 
 def _kernel_gradient(

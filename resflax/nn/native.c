@@ -3,8 +3,8 @@
    Eigen, which XLA:CPU has for convolutions, copies the window of every output before it multiplies, and for a kernel's
    gradient wants both arguments transposed. Here a tile of results stays in vector registers, and products of one number of an
    image with a vector of features are added to it, read where they lie: an 8 by 2 tile of vectors is 16 independent sums,
-   enough to hide how long an addition takes. Where taps are 3x3 and the stride is 1, there are fewer products. Sums for normalisation read their arguments once, where XLA:CPU first writes what
-   is to be summed.
+   enough to hide how long an addition takes. Where taps are 3x3 and the stride is 1, there are fewer products. Sums for
+   normalisation read their arguments once, where XLA:CPU first writes what is to be summed.
 
    XLA calls the functions at the end, through its FFI (xla/ffi/api/c_api.h); resflax/nn/native.py compiles and calls them.
    Their last dimension is a multiple of 16. */
@@ -426,7 +426,8 @@ static void transform_kernels(const Call *call) {
 /* As `is_filtered` of native.py. Of a single row or column most taps see nothing, and their gradients are to be 0. */
 static int can_be_filtered(const Call *call) {
   const int64_t *taps = call->taps, *stride = call->stride, *dilation = call->dilation;
-  const int are_plain = taps[0] == 3 && taps[1] == 3 && stride[0] == 1 && stride[1] == 1 && dilation[0] == 1 && dilation[1] == 1;
+  int are_plain = 1;
+  for (int axis = 0; axis < 2; axis++) are_plain &= taps[axis] == 3 && stride[axis] == 1 && dilation[axis] == 1;
   return are_plain && call->channels % 16 == 0 && call->height > 1 && call->width > 1;
 }
 

@@ -18,15 +18,12 @@ import shlex
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from resflax.files import cache_folder
-from resflax.nn.exporting import unless_exported
 from resflax.types import Array
 
 Pair = tuple[int, int]
@@ -97,17 +94,6 @@ def is_usable(*arrays: Array) -> bool:
 def is_filtered(x: tuple[int, ...], kernel: tuple[int, ...], stride: Pair, dilation: Pair) -> bool:
     """Whether `convolution` multiplies less, by minimal filtering (Lavin and Gray 2015, arXiv:1509.09308, Sec. 4.1)."""
     return kernel[:2] == (3, 3) and stride == dilation == (1, 1) and kernel[2] % VECTOR == 0 and min(x[-3:-1]) > 1
-
-
-def instead_of(plain: Callable[..., Any], form: Callable[..., Any]) -> Callable[..., Any]:
-    """`form`, whose own gradient, for second derivatives, is that of `plain`, and which is `plain` in exported programs.
-
-    JAX cannot differentiate what is in C, and a program that calls it runs in this process alone.
-    """
-    form = unless_exported(form, plain)
-    function = jax.custom_vjp(form)
-    function.defvjp(lambda *arguments: (form(*arguments), arguments), lambda saved, dy: jax.vjp(plain, *saved)[1](dy))
-    return function
 
 
 def convolution(x: Array, kernel: Array, *, stride: Pair, padding: tuple[Pair, Pair], dilation: Pair) -> Array:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from resflax.nn import native
+from resflax.nn.stand_in import stand_in
 from resflax.types import Array
 
 Gradient = Literal["autodiff", "closed_form"]
@@ -119,4 +120,4 @@ def _in_training(natively: Callable[..., Any], plain: Callable[..., Any], *argum
     """The result of the faster of two functions."""
     if not native.is_summable(*arguments):
         return plain(*arguments)
-    return lax.platform_dependent(*arguments, cpu=native.instead_of(plain, natively), default=plain)
+    return lax.platform_dependent(*arguments, cpu=stand_in(natively, plain), default=plain)

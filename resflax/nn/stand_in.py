@@ -1,6 +1,6 @@
-"""A form of a function that is left out where a program is exported.
+"""A faster form of a function, for the programs of this process.
 
-A program that calls functions of this process (`resflax.nn.native`) runs nowhere else, so `jax.export` refuses it.
+JAX cannot differentiate a call of a function in C, and `jax.export` refuses it, since no other process has that function.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import Any
 
 import jax
 from jax.extend.core import Primitive
-from jax.interpreters import batching, mlir
+from jax.interpreters import ad, batching, mlir
 
 from resflax.types import Array
 
 Function = Callable[..., Any]
 
 
-def unless_exported(form: Function, plain: Function) -> Function:
-    """`form`, and `plain` in exported programs.
+def stand_in(form: Function, plain: Function) -> Function:
+    """`form`, where it is run by this process; its derivatives are those of `plain`, and so are exported programs.
 
     Args:
       form: arrays -> a tree of arrays.
       plain: the same function, of operations that every platform has.
 
     Returns:
-      A function that can be traced and batched, but not differentiated.
+      The function, to be traced, batched and differentiated like any other.
     """
 
     def function(*arguments: Array) -> Any:
@@ -41,17 +41,24 @@ def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, form: Function, plain:
     return mlir.lower_fun(lambda *arguments: jax.tree.leaves(chosen(*arguments)), multiple_results=True)(ctx, *operands)
 
 
+def _differentiate(
+    arguments: Sequence[Array], tangents: Sequence[Any], *, form: Function, plain: Function, **_: Any
+) -> tuple[list[Array], list[Array]]:
+    _, derivatives = jax.jvp(plain, tuple(arguments), tuple(map(ad.instantiate_zeros, tangents)))
+    return jax.tree.leaves(stand_in(form, plain)(*arguments)), jax.tree.leaves(derivatives)
+
+
 def _batch(
     arguments: Sequence[Array], axes: Sequence[int | None], *, form: Function, plain: Function, **_: Any
 ) -> tuple[list[Array], list[int]]:
-    batched = unless_exported(jax.vmap(form, tuple(axes)), jax.vmap(plain, tuple(axes)))
-    results = jax.tree.leaves(batched(*arguments))
+    results = jax.tree.leaves(stand_in(jax.vmap(form, tuple(axes)), jax.vmap(plain, tuple(axes)))(*arguments))
     return results, [0] * len(results)
 
 
-_PRIMITIVE = Primitive("unless_exported")
+_PRIMITIVE = Primitive("stand_in")
 _PRIMITIVE.multiple_results = True
 _PRIMITIVE.def_impl(lambda *arguments, form, **_: jax.tree.leaves(form(*arguments)))
 _PRIMITIVE.def_abstract_eval(lambda *_, shapes, **__: [jax.core.ShapedArray(one.shape, one.dtype) for one in shapes])
+ad.primitive_jvps[_PRIMITIVE] = _differentiate
 batching.primitive_batchers[_PRIMITIVE] = _batch
 mlir.register_lowering(_PRIMITIVE, _lower)
