@@ -48,6 +48,7 @@ from resflax.data.preprocess import Preprocessing
 from resflax.data.views import Views, average_over_views
 from resflax.errors import ConfigError, nearest
 from resflax.models.profile import profile
+from resflax.nn import native
 from resflax.nn.repeat import unstack_blocks
 from resflax.optim.rates import Rates
 from resflax.prng import stream_key
@@ -336,6 +337,7 @@ def build(config: Config, devices: Sequence[jax.Device] | None = None, resumed: 
     """
     settings = config.data
     mesh = sharding.make_mesh(devices)
+    native.prepare()  # while the data is read
     sharding.check_mesh(
         "config.data.batch_size / config.optim.accumulate",
         settings.batch_size // config.optim.accumulate,

@@ -56,6 +56,7 @@ def gaussian_noise(key: Array, image: Array, parameters: Array) -> Array:
 
 def shot_noise(key: Array, image: Array, parameters: Array) -> Array:
     """Counts photons: Poisson with this mean at white, divided by it."""
+    key = jax.random.wrap_key_data(jax.random.key_data(key))  # these numbers JAX draws with keys of its own alone
     return jax.random.poisson(key, image * parameters[0], dtype=jnp.int32).astype(jnp.float32) / parameters[0]
 
 

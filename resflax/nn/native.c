@@ -1,4 +1,5 @@
-/* Convolutions, the gradients of their kernels, and sums for normalisation, for XLA:CPU in float32, channels last.
+/* Convolutions, the gradients of their kernels, and sums for normalisation, for XLA:CPU in float32, channels last; and the words
+   of random numbers.
 
    Eigen, which XLA:CPU has for convolutions, copies the window of every output before it multiplies, and for a kernel's
    gradient wants both arguments transposed. Here a tile of results stays in vector registers, and products of one number of an
@@ -7,7 +8,7 @@
    normalisation read their arguments once, where XLA:CPU first writes what is to be summed.
 
    XLA calls the functions at the end, through its FFI (xla/ffi/api/c_api.h); resflax/nn/native.py compiles and calls them.
-   Their last dimension is a multiple of 16. */
+   The last dimension of what is convolved or summed is a multiple of 16. */
 
 #include <stdatomic.h>
 #include <stdint.h>
@@ -696,4 +697,43 @@ XLA_FFI_Error *resflax_sums(XLA_FFI_CallFrame *frame) {
   call.second = ((const XLA_FFI_Buffer *)frame->args.args[1])->data;
   call.third = ((const XLA_FFI_Buffer *)frame->args.args[2])->data;
   return run(frame, call, pool_size(frame));
+}
+
+typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t)), aligned(sizeof(uint32_t)), may_alias));
+
+/* A key and counts to random words, by Threefry 2x32 in 20 rounds (Salmon et al. 2011, Parallel random numbers, Sec. 3.3). */
+static void threefry(const uint32_t *key, Words high, Words low, Words words[2]) {
+  static const int rotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+  const uint32_t keys[3] = {key[0], key[1], key[0] ^ key[1] ^ 0x1BD11BDA};
+  high += keys[0], low += keys[1];
+  for (uint32_t five = 1; five <= 5; five++) {
+    for (int round = 0; round < 4; round++) {
+      int by = rotations[(five - 1) % 2][round];
+      high += low;
+      low = (low << by | low >> (32 - by)) ^ high;
+    }
+    high += keys[five % 3], low += keys[(five + 1) % 3] + five;
+  }
+  words[0] = high, words[1] = low;
+}
+
+/* Keys uint32[..., 2] and first counts uint32[...] to the two words of each of N counts, uint32[..., 2, N]. */
+XLA_FFI_Error *resflax_threefry(XLA_FFI_CallFrame *frame) {
+  if (is_question(frame)) return NULL;
+  const XLA_FFI_Buffer *keys = frame->args.args[0], *result = frame->rets.rets[0];
+  const uint32_t *key = keys->data, *first = ((const XLA_FFI_Buffer *)frame->args.args[1])->data;
+  int64_t count = result->dims[result->rank - 1], sets = 1;
+  for (int64_t axis = 0; axis + 2 < result->rank; axis++) sets *= result->dims[axis];
+  Words lanes;
+  for (int lane = 0; lane < LANES; lane++) lanes[lane] = lane;
+  uint32_t *to = result->data;
+  for (int64_t set = 0; set < sets; set++, key += 2, first++, to += 2 * count)
+    for (int64_t n = 0; n < count; n += LANES) {
+      Words words[2];
+      uint64_t least_count = *first + (uint64_t)n;
+      Words low = lanes + (uint32_t)least_count, carry = (Words)(low < (uint32_t)least_count); /* -1 where there is one */
+      threefry(key, (uint32_t)(least_count >> 32) - carry, low, words);
+      for (int half = 0; half < 2; half++) memcpy(to + half * count + n, &words[half], least(count - n, LANES) * sizeof *to);
+    }
+  return NULL;
 }

@@ -1,9 +1,9 @@
-"""Convolutions and sums in C (`native.c`) for XLA:CPU, where the machine has a C compiler.
+"""Convolutions, sums and random numbers in C (`native.c`) for XLA:CPU, where the machine has a C compiler.
 
-XLA:CPU leaves convolutions to Eigen, which copies what it multiplies and multiplies more than is needed, and writes to memory
-what it is to sum. The file is compiled for the machine's own processor when a program first wants it, in about half a second,
-and kept in the user's cache. `CC` names another compiler, and `CC=false` none: then, as where there is no compiler, XLA's own
-are used.
+XLA:CPU leaves convolutions to Eigen, which copies what it multiplies and multiplies more than is needed, writes to memory what
+it is to sum, and makes many loops of a random number. The file is compiled for the machine's own processor when a program first
+wants it, in about half a second, and kept in the user's cache. `CC` names another compiler, and `CC=false` none: then, as where
+there is no compiler, XLA's own are used.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Pair = tuple[int, int]
 VECTOR = 16  # features, or the channels that are normalised, are a multiple of it
 _TURN = threading.Lock()
 _SOURCE = Path(__file__).with_suffix(".c")
-_CONVOLUTION, _KERNEL_GRADIENT, _MOMENTS, _SUMS = _FUNCTIONS = (
-    "resflax_convolution", "resflax_kernel_gradient", "resflax_moments", "resflax_sums",
+_CONVOLUTION, _KERNEL_GRADIENT, _MOMENTS, _SUMS, _THREEFRY = _FUNCTIONS = (
+    "resflax_convolution", "resflax_kernel_gradient", "resflax_moments", "resflax_sums", "resflax_threefry",
 )  # fmt: skip
 
 
@@ -39,6 +39,11 @@ def is_available() -> bool:
     """Whether XLA:CPU knows the functions of `native.c`, which are compiled if they were not before."""
     with _TURN:  # the state's program may be traced in one thread and the step's in another
         return _is_registered()
+
+
+def prepare() -> None:
+    """Begins in another thread what `is_usable` would wait for: the compiler, the first time on a machine."""
+    threading.Thread(target=is_usable, name="native").start()
 
 
 @functools.cache
@@ -83,7 +88,7 @@ def _processor() -> str:
 
 
 def is_usable(*arrays: Array) -> bool:
-    """Whether programs can have these functions of `arrays`: float32 and not empty, on one CPU that has them.
+    """Whether programs can have these functions, of `arrays` if any are: float32 and not empty, on one CPU that has them.
 
     The partitioner does not see through them, so with several devices they are left alone.
     """
@@ -151,3 +156,9 @@ def _over_places(function: str, x: Array, *others: Array) -> tuple[Array, Array]
 
 def _options(stride: Pair, padding: tuple[Pair, Pair], dilation: Pair) -> np.ndarray:
     return np.array([*stride, padding[0][0], padding[1][0], *dilation], np.int64)
+
+
+def threefry(key: Array, first: Array, count: int) -> Array:
+    """Both words uint32[2, count] of the counts from `first`, uint32[], on, by Threefry 2x32 with `key`, uint32[2]."""
+    call = jax.ffi.ffi_call(_THREEFRY, jax.ShapeDtypeStruct((2, count), np.uint32), vmap_method="broadcast_all")
+    return call(key, first)

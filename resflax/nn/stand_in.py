@@ -1,4 +1,4 @@
-"""A faster form of a function, for the programs of this process.
+"""A faster form of a function, for the programs of this process on a CPU.
 
 JAX cannot differentiate a call of a function in C, and `jax.export` refuses it, since no other process has that function.
 """
@@ -18,7 +18,7 @@ Function = Callable[..., Any]
 
 
 def stand_in(form: Function, plain: Function) -> Function:
-    """`form`, where it is run by this process; its derivatives are those of `plain`, and so are exported programs.
+    """`form`, where it is run by this process on a CPU; its derivatives are those of `plain`, and so are exported programs.
 
     Args:
       form: arrays -> a tree of arrays.
@@ -36,9 +36,13 @@ def stand_in(form: Function, plain: Function) -> Function:
     return function
 
 
-def _lower(ctx: mlir.LoweringRuleContext, *operands: Any, form: Function, plain: Function, **_: Any) -> Any:
-    chosen = plain if ctx.is_forward_compat() else form  # programs that are exported may be read by later versions
-    return mlir.lower_fun(lambda *arguments: jax.tree.leaves(chosen(*arguments)), multiple_results=True)(ctx, *operands)
+def _lower_plain(ctx: mlir.LoweringRuleContext, *operands: Any, plain: Function, **_: Any) -> Any:
+    return mlir.lower_fun(lambda *arguments: jax.tree.leaves(plain(*arguments)), multiple_results=True)(ctx, *operands)
+
+
+def _lower_on_cpu(ctx: mlir.LoweringRuleContext, *operands: Any, form: Function, plain: Function, **_: Any) -> Any:
+    # Programs that are exported may be read by later versions.
+    return _lower_plain(ctx, *operands, plain=plain if ctx.is_forward_compat() else form)
 
 
 def _differentiate(
@@ -61,4 +65,5 @@ _PRIMITIVE.def_impl(lambda *arguments, form, **_: jax.tree.leaves(form(*argument
 _PRIMITIVE.def_abstract_eval(lambda *_, shapes, **__: [jax.core.ShapedArray(one.shape, one.dtype) for one in shapes])
 ad.primitive_jvps[_PRIMITIVE] = _differentiate
 batching.primitive_batchers[_PRIMITIVE] = _batch
-mlir.register_lowering(_PRIMITIVE, _lower)
+mlir.register_lowering(_PRIMITIVE, _lower_plain)
+mlir.register_lowering(_PRIMITIVE, _lower_on_cpu, platform="cpu")

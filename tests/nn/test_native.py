@@ -336,6 +336,18 @@ with ThreadPoolExecutor(8) as pool:
     assert child.stdout.split() == ["True"] * 8
 
 
+def test_it_can_be_compiled_beforehand(one_device_environment, tmp_path):
+    program = """
+import threading
+from resflax.nn import native
+native.prepare()
+[one.join() for one in threading.enumerate() if one.name == "native"]
+"""
+    environment = {**one_device_environment, "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert len(list((tmp_path / "resflax" / "native").iterdir())) == 1
+
+
 def test_where_nothing_can_be_kept_steps_are_xlas(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
