@@ -96,6 +96,15 @@ def test_other_programs_have_jaxs():
     assert "resflax_" not in jax.jit(draw).trace(np.uint32(0)).lower(lowering_platforms=("cuda",)).as_text()
 
 
+def test_exported_for_any_batch():
+    def noisy(images):
+        return images * jax.random.bernoulli(stream_key(np.uint32(3), "dropout"), 0.5, images.shape)
+
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.export(jax.jit(noisy))(jax.ShapeDtypeStruct((batch, 5), jnp.float32))
+    np.testing.assert_array_equal(exported.call(jnp.ones((7, 5))), jax.jit(noisy)(jnp.ones((7, 5))))
+
+
 def test_several_devices_have_jaxs(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     assert threefry.implementation() is None
