@@ -62,9 +62,9 @@ def end_at_once() -> None:
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
-    for number in SIGNALS:
-        signal.signal(number, _heard_by_the_thread)
     threading.Thread(target=_listen, args=(woken,), name="signals", daemon=True).start()
+    for number in SIGNALS:  # now there is a thread to hear of them
+        signal.signal(number, _heard_by_the_thread)
 
 
 class Ended(KeyboardInterrupt):
@@ -88,7 +88,12 @@ def end_undisturbed() -> None:
 
 
 def _heard_by_the_thread(number: int, frame: FrameType | None) -> None:
-    """A handler in Python, without which nothing is written to the pipe."""
+    """A handler in Python, without which nothing is written to the pipe.
+
+    It does not return, for the thread ends the process: a `SignalFlag` that is entered before the thread gets to it would
+    listen to signals that come later, and this one would be lost.
+    """
+    threading.Event().wait()
 
 
 def _listen(woken: int) -> None:

@@ -116,6 +116,13 @@ def test_what_listens_is_not_disturbed(number):
     assert child.returncode == 7
 
 
+@pytest.mark.parametrize("number", [TERM, INT])
+def test_none_is_lost_just_before_somebody_listens(number):
+    child = command(f"import os\nprint('ready', flush=True)\nos.kill(os.getpid(), {number})" + HEARING)
+    assert child.communicate(timeout=30) == ("", AT_ONCE[number])
+    assert child.returncode == 128 + number
+
+
 def test_an_exit_code_that_is_decided_stays():
     child = command("import atexit\natexit.register(sys.stdin.read)\nprint('ready', flush=True)\nreturn 3")
     time.sleep(0.5)  # the command has ended, Python has not
