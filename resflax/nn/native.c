@@ -1,5 +1,5 @@
-/* Convolutions, the gradients of their kernels, and sums for normalisation, for XLA:CPU in float32, channels last; and the words
-   of random numbers.
+/* Convolutions, the gradients of their kernels, and sums for normalisation, for XLA:CPU in float32, channels last; and the
+   words of random numbers.
 
    Eigen, which XLA:CPU has for convolutions, copies the window of every output before it multiplies, and for a kernel's
    gradient wants both arguments transposed. Here a tile of results stays in vector registers, and products of one number of an
@@ -701,7 +701,7 @@ XLA_FFI_Error *resflax_sums(XLA_FFI_CallFrame *frame) {
 
 typedef uint32_t Words __attribute__((vector_size(LANES * sizeof(uint32_t)), aligned(sizeof(uint32_t)), may_alias));
 
-/* A key and counts to random words, by Threefry 2x32 in 20 rounds (Salmon et al. 2011, Parallel random numbers, Sec. 3.3). */
+/* A key and counts to random words, by Threefry 2x32 in 20 rounds (Salmon et al. 2011, Parallel random numbers). */
 static void threefry(const uint32_t *key, Words high, Words low, Words words[2]) {
   static const int rotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
   const uint32_t keys[3] = {key[0], key[1], key[0] ^ key[1] ^ 0x1BD11BDA};

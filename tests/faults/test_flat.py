@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.faults, NEEDS_PROC]
 # A hash table, with the sizes of Python's for strings, doubles from 1.9 to 3.8 MB at about step 5300: before what is measured.
 WARM_UP, STEPS, EVERY = 6000, 9000, 150
 # Memory that is free is given back at once: what is left is what the run holds, not what its threads' heaps once needed. And in
-# pages of 4 KiB: of those of 2 MiB, which a run asks for by itself, one more or less is half of what the bound allows.
+# pages of 4 KiB: of those of 2 MiB, which a run asks for by itself, one more or less is two thirds of what the bound allows.
 ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_TRIM_THRESHOLD_": "65536",
